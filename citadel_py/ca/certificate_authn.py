@@ -1,0 +1,55 @@
+"""Callers that show a certificate of our own trust domain: agents that renew.
+
+TLS checked it once, when the connection began; connections outlive certificates and bundles, so it
+is checked again at every call, by the same function that everything else here trusts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from citadel_py.ca.authn import Attested, CallCredentials
+from citadel_py.ca.cache import BoundedCache
+from citadel_py.core.bundle import Bundle
+from citadel_py.core.errors import CitadelError, Unauthenticated
+from citadel_py.core.pem import load_certificates
+from citadel_py.core.policy import Caller, Method
+from citadel_py.core.verify import verify_svid
+from citadel_py.core.x509svid import X509SVID
+
+CACHE_SIZE = 10_000
+RECHECK_AFTER = timedelta(minutes=5)
+
+
+class CertificateAuthenticator:
+    """Verifies the peer's chain against the bundle that is in use at the moment of the call."""
+
+    def __init__(self, bundle: Callable[[], Bundle]) -> None:
+        self._bundle = bundle
+        self._verified: BoundedCache[tuple[bytes, str], Caller] = BoundedCache(CACHE_SIZE)
+
+    async def attest(self, credentials: CallCredentials, *, now: datetime) -> Attested | None:
+        """See Authenticator."""
+        if credentials.peer_chain is None:
+            return None
+        bundle = self._bundle()
+        key = (hashlib.sha256(credentials.peer_chain).digest(), bundle.content_hash)
+        caller = self._verified.get(key, now=now)
+        if caller is None:
+            svid = _verify(credentials.peer_chain, bundle, now)
+            caller = Caller(Method.MTLS, str(svid.id), svid.id)
+            self._verified.put(key, caller, ends_at=min(_ends_at(svid), now + RECHECK_AFTER))
+        return Attested(caller)
+
+
+def _verify(chain_pem: bytes, bundle: Bundle, now: datetime) -> X509SVID:
+    try:
+        return verify_svid(load_certificates(chain_pem), bundle, now=now)
+    except CitadelError as error:  # whatever is wrong with it, nobody is authenticated by it
+        raise Unauthenticated(f"client certificate: {error}", rule=error.rule) from error
+
+
+def _ends_at(svid: X509SVID) -> datetime:
+    return min(certificate.not_valid_after_utc for certificate in svid.chain)

@@ -1,0 +1,28 @@
+"""Options that several commands share, so that they read and behave the same everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+DIRECTORY_VARIABLE = "CITADEL_DIR"
+PASSPHRASE_VARIABLE = "CITADEL_PASSPHRASE_FILE"  # noqa: S105 - the name of a variable
+
+directory = click.option(
+    "--dir", "directory", metavar="D", required=True, envvar=DIRECTORY_VARIABLE, show_envvar=True,
+    type=click.Path(path_type=Path), help="Directory of the authority.",
+)  # fmt: skip
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+
+def passphrase_file(help_text: str) -> Callable[[Function], Function]:
+    """`--passphrase-file`: the value is the name of a file, never the passphrase."""
+    return click.option(
+        "--passphrase-file", metavar="F", envvar=PASSPHRASE_VARIABLE, show_envvar=True, help=f"{help_text} - is stdin.",
+    )  # fmt: skip

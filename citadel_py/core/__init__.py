@@ -1,0 +1,1 @@
+"""The pure domain: values and decisions. No I/O, clock, randomness or logging; only cryptography."""

@@ -1,0 +1,71 @@
+"""The one engine behind the service, the agent and the offline tool: request in, certificate out.
+
+It decides and signs, and does nothing else: whoever calls it appends the entry to the ledger, and
+hands the certificate out only once that is durable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from citadel_py.core import profile
+from citadel_py.core.csr import CsrPolicy, SigningRequest
+from citadel_py.core.issuer import Issuer
+from citadel_py.core.keys import public_key_sha256
+from citadel_py.core.ledger import LedgerEntry
+from citadel_py.core.policy import Caller, Policy, Wanted
+from citadel_py.core.x509svid import X509SVID
+
+
+@dataclass(frozen=True, slots=True)
+class Issuance:
+    """A signed certificate that may not leave before `entry` is durable in the ledger."""
+
+    svid: X509SVID
+    entry: LedgerEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """One snapshot of everything that decides about a certificate.
+
+    `entropy(n)` returns n random bytes; it is passed in so that the engine stays a pure function.
+    """
+
+    issuer: Issuer
+    policy: Policy
+    entropy: Callable[[int], bytes] = field(repr=False)
+    csr_policy: CsrPolicy = field(default_factory=CsrPolicy)
+
+    def prepare(
+        self, request: SigningRequest, caller: Caller, wanted: Wanted, *, now: datetime, request_id: str
+    ) -> Issuance:
+        """Decide, sign and check one certificate.
+
+        Raises PermissionDenied, LifetimeRefused, BadInput, InvalidCSR or NotReady; then nothing was
+        signed and there is nothing to record.
+        """
+        grant = self.policy.decide(caller, wanted)
+        self.policy.check_names(request.names, grant)
+        serial = profile.serial_number(self.entropy(profile.SERIAL_BYTES))
+        svid = self.issuer.issue(request.public_key, grant, now=now, serial=serial)
+        return Issuance(svid, self._entry(svid, request, caller, now=now, request_id=request_id))
+
+    def _entry(
+        self, svid: X509SVID, request: SigningRequest, caller: Caller, *, now: datetime, request_id: str
+    ) -> LedgerEntry:
+        return LedgerEntry(
+            kind="issued",
+            serial=svid.serial,
+            spiffe_id=str(svid.id),
+            caller=caller.subject,
+            method=caller.method,
+            public_key_sha256=public_key_sha256(request.public_key),
+            authority_id=self.issuer.authority.id,
+            not_before=svid.not_before,
+            not_after=svid.not_after,
+            request_id=request_id,
+            time=now,
+        )

@@ -1,0 +1,44 @@
+"""What the ledger records, and the hash chain that makes a change to it visible. No storage here."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from datetime import datetime
+
+GENESIS = bytes(32)
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """One event in the life of one certificate. Times are aware UTC; hex is lower case."""
+
+    kind: str  # "issued"
+    serial: str
+    spiffe_id: str
+    caller: str
+    method: str
+    public_key_sha256: str
+    authority_id: str
+    not_before: datetime
+    not_after: datetime
+    request_id: str
+    time: datetime
+
+
+def chain_hash(previous: bytes, writer: str, position: int, entry: LedgerEntry) -> bytes:
+    """SHA-256 that binds an entry to everything that this writer recorded before it.
+
+    `position` counts a writer's entries from 1 without a gap; `previous` is the hash of the entry
+    before, GENESIS for the first.
+    """
+    record = {"writer": writer, "position": position, **asdict(entry)}
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"), default=_canonical_time)
+    return hashlib.sha256(previous + text.encode()).digest()
+
+
+def _canonical_time(value: object) -> str:
+    if not isinstance(value, datetime):
+        raise TypeError(f"no canonical form for {type(value).__name__}")
+    return value.isoformat(timespec="microseconds")

@@ -1,0 +1,46 @@
+"""Names of log events, `noun.verb_past`. Facts are fields of the event, never part of its name.
+
+Each one is described in docs/reference/logs.md.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# --- the process
+PROCESS_STARTED: Final = "process.started"
+PROCESS_STOPPED: Final = "process.stopped"
+SIGNAL_RECEIVED: Final = "signal.received"
+TASK_DIED: Final = "task.died"
+SERVER_STARTED: Final = "server.started"
+SERVER_STOPPED: Final = "server.stopped"
+
+# --- every RPC, once
+RPC_FINISHED: Final = "rpc.finished"
+
+# --- the authority
+AUTHORITY_ACTIVATED: Final = "authority.activated"
+AUTHORITY_REJECTED: Final = "authority.rejected"
+SERVING_CERTIFICATE_ROTATED: Final = "serving_certificate.rotated"
+SERVING_CERTIFICATE_FAILED: Final = "serving_certificate.failed"
+JWKS_LOADED: Final = "jwks.loaded"
+JWKS_FAILED: Final = "jwks.failed"
+TOKEN_REDEEMED: Final = "token.redeemed"  # noqa: S105 - an event, no token
+LEDGER_FAILED: Final = "ledger.failed"
+
+# --- SVIDs
+SVID_ISSUED: Final = "svid.issued"
+SVID_LOADED: Final = "svid.loaded"
+SVID_RENEWED: Final = "svid.renewed"
+SVID_RENEWAL_FAILED: Final = "svid.renewal_failed"
+SVID_EXPIRED: Final = "svid.expired"
+SVID_SET_ASIDE: Final = "svid.set_aside"
+BUNDLE_CHANGED: Final = "bundle.changed"
+
+# --- SDS
+SDS_STREAM_OPENED: Final = "sds.stream_opened"
+SDS_STREAM_CLOSED: Final = "sds.stream_closed"
+SDS_PUSHED: Final = "sds.pushed"
+SDS_ACKED: Final = "sds.acked"
+SDS_NACKED: Final = "sds.nacked"
+SDS_WITHHELD: Final = "sds.withheld"

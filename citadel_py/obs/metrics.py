@@ -1,0 +1,108 @@
+"""The metrics of a process, declared in one place and without globals: each process makes one object.
+
+Names are `citadel_*` with base units; what expires is told as a moment, not as a countdown. No label
+holds a SPIFFE ID or anything else that a client chooses. Each one is in docs/reference/metrics.md.
+"""
+
+from __future__ import annotations
+
+import math
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from citadel_py import __version__
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
+
+
+class Metrics:
+    """What every process that serves RPCs tells."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        self.build = Gauge(
+            "citadel_build_info", "Always 1; the label says what runs.", ["version"], registry=self.registry
+        )
+        self.build.labels(version=__version__).set(1)
+        self.rpc_duration = Histogram(
+            "citadel_rpc_duration_seconds",
+            "Time from the start of an RPC to its end; for streams, how long they were open.",
+            ["method", "code"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.rpc_in_flight = Gauge(
+            "citadel_rpc_in_flight", "RPCs and streams that are open now.", ["method"], registry=self.registry
+        )
+        self.rpc_refusals = Counter(
+            "citadel_rpc_refusals_total",
+            "RPCs that ended in one of our own errors, by its rule.",
+            ["method", "reason"],
+            registry=self.registry,
+        )
+
+    def exposition(self) -> bytes:
+        """All of them in the Prometheus text format; its content type is CONTENT_TYPE."""
+        return generate_latest(self.registry)
+
+    def _moment(self, name: str, text: str) -> Gauge:
+        """A point in time as Unix seconds; NaN until it is known, so that no alert takes it for 1970."""
+        gauge = Gauge(name, text, registry=self.registry)
+        gauge.set(math.nan)
+        return gauge
+
+
+class CAMetrics(Metrics):
+    """What `serve` tells on top."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.authority_not_after = Gauge(
+            "citadel_authority_not_after_timestamp_seconds",
+            "When each certificate of the signing chain ends.",
+            ["kind", "authority"],  # root or intermediate; the hex authority id
+            registry=self.registry,
+        )
+        self.serving_certificate_not_after = self._moment(
+            "citadel_serving_certificate_not_after_timestamp_seconds", "When the certificate of our own listeners ends."
+        )
+        self.certificates_issued = Counter(
+            "citadel_certificates_issued_total", "Certificates handed out, by how the caller was attested.", ["method"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.ledger_entries = Counter(
+            "citadel_ledger_entries_total", "Rows that this process made durable in the ledger.", registry=self.registry
+        )
+        self.ledger_commit_duration = Histogram(
+            "citadel_ledger_commit_duration_seconds",
+            "Time of one durable commit.",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+
+
+class AgentMetrics(Metrics):
+    """What `agent` tells on top."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.svid_not_after = self._moment(
+            "citadel_svid_not_after_timestamp_seconds", "When the held SVID that ends first ends."
+        )
+        self.svid_renew_at = self._moment(
+            "citadel_svid_renew_at_timestamp_seconds", "When the next renewal or attempt is due."
+        )
+        self.svid_renewals = Counter(
+            "citadel_svid_renewals_total", "Renewals by result: renewed, unavailable or refused.", ["result"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.sds_streams = Gauge("citadel_sds_streams", "SDS streams that are open now.", registry=self.registry)
+        self.sds_pushes = Counter("citadel_sds_pushes_total", "Responses sent to proxies.", registry=self.registry)
+        self.sds_acks = Counter("citadel_sds_acks_total", "Pushes that a proxy acknowledged.", registry=self.registry)
+        self.sds_nacks = Counter("citadel_sds_nacks_total", "Pushes that a proxy rejected.", registry=self.registry)

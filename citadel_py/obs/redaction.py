@@ -1,0 +1,88 @@
+"""Takes secrets out of whatever is about to be logged: private keys, tokens, passphrases.
+
+The last line of defence, not the first: code does not log secrets to begin with. It works on fields
+by their name and on all text by its shape, and makes text harmless for a terminal.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import TypeAlias
+
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+
+REMOVED = "[removed]"
+MAX_TEXT = 16_384  # one field; a traceback fits, a dumped message does not fill the disk
+_MAX_DEPTH = 8
+
+JOIN_TOKEN_PREFIX = "citadel-join-"  # noqa: S105 - how a token is recognised, no token
+
+_PrivateKey: TypeAlias = (
+    ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey
+)
+
+_SECRET_NAME = re.compile(
+    r"(?:^|[_-])(?:token|password|passphrase|private_?key|key_pem|authorization|jwt|cookie|credential)s?$",
+    re.IGNORECASE,
+)
+_SECRET_TEXT = re.compile(
+    "|".join(
+        (
+            # to the end of the text where the end of the block is missing
+            r"-----BEGIN [^-\n]{0,40}PRIVATE KEY-----.*?(?:-----END [^-\n]{0,40}PRIVATE KEY-----|\Z)",
+            # base64 of an unencrypted key whose first line is missing: PKCS#8 of EC and RSA, then SEC1 and PKCS#1
+            r"(?:MI[GH][\w+/]{1,3}AgEAMB|MII[\w+/]{3}[IJ]BADAN|MHcCAQEE|MIGkAgEBBD|MII[\w+/]{3}[IJ]BAAK)[\w+/=\s\\]{20,}",
+            # a JSON Web Token: eyJ is base64url of '{"'
+            r"eyJ[\w-]{8,}\.[\w-]+\.[\w-]*",
+            rf"{JOIN_TOKEN_PREFIX}[\w-]+",
+            r"(?<=bearer)[ \t]+[^\s'\",;\\]{8,}",
+        )
+    ),
+    re.IGNORECASE | re.DOTALL | re.ASCII,
+)
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def redact(value: object) -> object:
+    """The value as plain text, numbers, lists and dictionaries, without anything secret."""
+    return _redact(value, 0)
+
+
+def redact_text(text: str) -> str:
+    """The text with secrets replaced by `[removed]` and control characters escaped."""
+    text = _SECRET_TEXT.sub(REMOVED, text)
+    if len(text) > MAX_TEXT:
+        text = f"{text[:MAX_TEXT]}... ({len(text)} characters)"
+    return _CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
+
+
+def _redact(value: object, depth: int) -> object:
+    match value:
+        case str():
+            return redact_text(value)
+        case None | bool() | int() | float():
+            return value
+        case bytes() | bytearray():
+            return redact_text(value.decode("utf-8", "backslashreplace"))
+        case _ if isinstance(value, _PrivateKey) or depth == _MAX_DEPTH:
+            return REMOVED
+        case _:
+            return _redact_compound(value, depth + 1)
+
+
+def _redact_compound(value: object, depth: int) -> object:
+    if is_dataclass(value) and type(value).__str__ is object.__str__:
+        value = {each.name: getattr(value, each.name) for each in fields(value) if each.repr}
+    if isinstance(value, Mapping):
+        return {redact_text(str(name)): _redact_named(str(name), each, depth) for name, each in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_redact(each, depth) for each in value]
+    return redact_text(str(value))
+
+
+def _redact_named(name: str, value: object, depth: int) -> object:
+    if _SECRET_NAME.search(name) and value is not None and not isinstance(value, bool):
+        return REMOVED
+    return _redact(value, depth)

@@ -1,0 +1,119 @@
+"""Errors as gRPC carries them: our classes to status codes with details, and the way back for clients.
+
+The one table of the gRPC edge is here. What a caller may not learn (why nobody knows it, what broke
+inside) is left out here and told in the log under the same request id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # ships .pyi files without py.typed
+
+from citadel_py.core.errors import (
+    BadInput,
+    CitadelError,
+    InvalidConfiguration,
+    PermissionDenied,
+    Unauthenticated,
+    Unavailable,
+)
+
+DOMAIN = "citadel-py"
+DETAILS_KEY = "grpc-status-details-bin"  # fixed by gRPC for a serialized google.rpc.Status
+REQUEST_ID_KEY = "citadel-request-id"
+MAX_TEXT = 1000  # messages travel in headers, which peers bound
+
+# The most special class first. A broken configuration is bad input to an operator, not to a caller.
+_CODES: tuple[tuple[type[CitadelError], grpc.StatusCode], ...] = (
+    (InvalidConfiguration, grpc.StatusCode.INTERNAL),
+    (BadInput, grpc.StatusCode.INVALID_ARGUMENT),
+    (Unauthenticated, grpc.StatusCode.UNAUTHENTICATED),
+    (PermissionDenied, grpc.StatusCode.PERMISSION_DENIED),
+    (Unavailable, grpc.StatusCode.UNAVAILABLE),
+)
+# Codes whose callers get one fixed text.
+_OPAQUE = {
+    grpc.StatusCode.INTERNAL: "internal error",
+    grpc.StatusCode.UNAUTHENTICATED: "the caller could not be authenticated",
+    grpc.StatusCode.UNAVAILABLE: "not available now, try again later",
+}
+# Codes whose callers do not learn the rule either.
+_REASONLESS = {grpc.StatusCode.INTERNAL: "INTERNAL", grpc.StatusCode.UNAUTHENTICATED: "UNAUTHENTICATED"}
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What a caller gets to know: a code, a text, a stable reason, and what it can do about it."""
+
+    code: grpc.StatusCode
+    message: str
+    reason: str
+    request_id: str = ""
+    hints: tuple[str, ...] = ()
+    retry_after: timedelta | None = None
+
+    def details(self) -> bytes:
+        """A serialized google.rpc.Status with ErrorInfo, RequestInfo and maybe RetryInfo."""
+        info = error_details_pb2.ErrorInfo(reason=self.reason, domain=DOMAIN)
+        if self.hints:
+            info.metadata["hint"] = "\n".join(self.hints)[:MAX_TEXT]
+        status = status_pb2.Status(code=self.code.value[0], message=self.message)
+        status.details.add().Pack(info)
+        status.details.add().Pack(error_details_pb2.RequestInfo(request_id=self.request_id))
+        if self.retry_after is not None:
+            retry = error_details_pb2.RetryInfo()
+            retry.retry_delay.FromTimedelta(self.retry_after)
+            status.details.add().Pack(retry)
+        serialized: bytes = status.SerializeToString()
+        return serialized
+
+
+def refusal_of(error: Exception, *, request_id: str, retry_after: timedelta) -> Refusal:
+    """The table. `retry_after` is used where trying again can help; anything that is not ours is INTERNAL."""
+    code = next((code for kind, code in _CODES if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
+    if not isinstance(error, CitadelError) or code in _REASONLESS:
+        return Refusal(code, _OPAQUE[code], _REASONLESS[code], request_id)
+    if code in _OPAQUE:
+        return Refusal(code, _OPAQUE[code], error.reason, request_id, retry_after=retry_after)
+    return Refusal(code, error.message[:MAX_TEXT], error.reason, request_id, error.hints)
+
+
+def read_refusal(error: grpc.aio.AioRpcError) -> Refusal:
+    """What a failed call says. Without (readable) details the reason and request id are empty."""
+    trailing = dict(_pairs(error.trailing_metadata()))
+    refusal = Refusal(error.code(), error.details() or "", "", _text(trailing.get(REQUEST_ID_KEY, "")))
+    status = _parse_status(trailing.get(DETAILS_KEY, b""))
+    if status is None:
+        return refusal
+    info, request, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RequestInfo(), error_details_pb2.RetryInfo()
+    found = {type(part) for detail in status.details for part in (info, request, retry) if detail.Unpack(part)}
+    return Refusal(
+        refusal.code,
+        refusal.message,
+        info.reason if info.domain == DOMAIN else "",
+        request.request_id or refusal.request_id,
+        tuple(info.metadata["hint"].splitlines()) if "hint" in info.metadata else (),
+        retry.retry_delay.ToTimedelta() if type(retry) in found else None,
+    )
+
+
+def _parse_status(serialized: object) -> status_pb2.Status | None:
+    if not isinstance(serialized, bytes) or not serialized:
+        return None
+    try:
+        return status_pb2.Status.FromString(serialized)
+    except DecodeError:
+        return None
+
+
+def _pairs(metadata: Iterable[tuple[str, str | bytes]] | None) -> Iterable[tuple[str, str | bytes]]:
+    return metadata or ()
+
+
+def _text(value: str | bytes) -> str:
+    return value if isinstance(value, str) else value.decode("ascii", "replace")

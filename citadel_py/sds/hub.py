@@ -1,0 +1,81 @@
+"""The current secrets of one socket, by name: one immutable snapshot that every stream reads.
+
+It lives on the event loop and is used from nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+
+from citadel_py.core.secrets import Secret
+from citadel_py.sds.encoding import Resource, encode_response, encode_secret, with_nonce
+from citadel_py.sds.stream import Push
+
+
+class Hub:
+    """Implements core.ports.SecretSink. Streams listen and read `snapshot` when they are woken."""
+
+    def __init__(self) -> None:
+        self._snapshot: Mapping[str, Resource] = MappingProxyType({})
+        self._listeners: set[asyncio.Event] = set()
+        self._responses: dict[tuple[Resource, ...], bytes] = {}
+        self._is_closed = False
+
+    @property
+    def snapshot(self) -> Mapping[str, Resource]:
+        """The secrets of this moment; a later change makes another snapshot."""
+        return self._snapshot
+
+    @property
+    def is_closed(self) -> bool:
+        """True when streams should end."""
+        return self._is_closed
+
+    def replace(self, secrets: Iterable[Secret]) -> None:
+        """Make these the current ones under their names; others stay. Equal content changes nothing."""
+        changed = [secret for secret in secrets if self._version(secret.name) != secret.version]
+        if not changed:
+            return
+        encoded = {secret.name: encode_secret(secret) for secret in changed}
+        self._snapshot = MappingProxyType({**self._snapshot, **encoded})
+        self._responses.clear()
+        self._wake()
+
+    def close(self) -> None:
+        """Have all streams end."""
+        self._is_closed = True
+        self._wake()
+
+    @contextmanager
+    def listen(self) -> Iterator[asyncio.Event]:
+        """An event that is set whenever there may be something new; whoever waits clears it."""
+        event = asyncio.Event()
+        self._listeners.add(event)
+        try:
+            yield event
+        finally:
+            self._listeners.discard(event)
+
+    def response(self, push: Push) -> bytes:
+        """The serialized response; all but the nonce is encoded once for all streams."""
+        encoded = self._responses.get(push.resources)
+        if encoded is None:
+            encoded = encode_response(push.version, push.resources)
+            if self._is_current(push.resources):
+                self._responses[push.resources] = encoded
+        return with_nonce(encoded, push.nonce)
+
+    def _is_current(self, resources: Iterable[Resource]) -> bool:
+        """Restored ones are sent once and not worth keeping."""
+        return all(self._snapshot.get(resource.name) == resource for resource in resources)
+
+    def _version(self, name: str) -> str | None:
+        resource = self._snapshot.get(name)
+        return resource.version if resource else None
+
+    def _wake(self) -> None:
+        for event in self._listeners:
+            event.set()

@@ -1,0 +1,1 @@
+"""One file per step, never edited once it was released."""
