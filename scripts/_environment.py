@@ -78,7 +78,7 @@ class Environment:
     def wanted(self) -> dict[str, str]:
         """What it is to be made from. The place counts: environments hold absolute paths."""
         sources = {name: digest((REQUIREMENTS / name).read_bytes()) for name in self.requirements}
-        return {"place": str(self.path), **sources, **({"project": _projectdigest()} if self.project else {})}
+        return {"place": str(self.path), **sources, **({"project": _project_digest()} if self.project else {})}
 
     def made_from(self) -> dict[str, str]:
         """What it was made from; empty when it is absent or was interrupted."""
@@ -257,7 +257,7 @@ def _count_pins(requirements: str) -> int:
     return len(re.findall(r"^\S+==", (REQUIREMENTS / requirements).read_text(), re.MULTILINE))
 
 
-def _projectdigest() -> str:
+def _project_digest() -> str:
     """What an editable installation copies out of the clone: metadata, version, entry points."""
     document = tomllib.loads((ROOT / "pyproject.toml").read_text())
     parts = {name: document[name] for name in ("build-system", "project")}

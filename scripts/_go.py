@@ -74,7 +74,7 @@ def _build(go: Path, progress: Progress, held: int) -> None:
 
 def _environment() -> dict[str, str]:
     """Go's settings: everything it keeps stays in the clone, and only what go.sum pins is taken."""
-    settings = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    settings = Path(os.environ.get("XDG_CONFIG_HOME") or Path(os.environ.get("HOME", "/"), ".config"))
     return {
         **os.environ,
         "XDG_CONFIG_HOME": str(BUILT / "config"),  # its telemetry counters

@@ -20,7 +20,7 @@ _SCHEME = "bearer "  # RFC 6750 2.1; the name of a scheme has no case (RFC 9110 
 
 @dataclass(frozen=True, slots=True)
 class CallCredentials:
-    """What came with a call: the values of its authorization headers, and the client's certificates (PEM, leaf first)."""
+    """What came with a call: the values of its authorization headers, and its peer's chain (PEM, leaf first)."""
 
     authorization: tuple[str | bytes, ...] = field(default=(), repr=False)
     peer_chain: bytes | None = None

@@ -8,10 +8,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from datetime import timedelta
 
 from citadel_py.core.errors import LedgerUnavailable
 from citadel_py.core.ledger import LedgerEntry
 from citadel_py.core.ports import Ledger
+
+DOUBT = timedelta(seconds=10)
 
 
 class GroupCommit:
@@ -21,11 +24,29 @@ class GroupCommit:
     """
 
     def __init__(
-        self, ledger: Ledger, *, observe: Callable[[int, float], None] = lambda _count, _seconds: None
+        self,
+        ledger: Ledger,
+        *,
+        observe: Callable[[int, float], None] = lambda _count, _seconds: None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger = ledger
         self._observe = observe
+        self._monotonic = monotonic
         self._waiting: list[tuple[LedgerEntry, asyncio.Future[None]]] = []
+        self._failure: LedgerUnavailable | None = None
+        self._failed_at = 0.0
+
+    @property
+    def problem(self) -> str | None:
+        """Why nothing can be recorded, as far as is known.
+
+        It is forgotten DOUBT after the last failure: where work stays away because of it, only new
+        work can find out that the ledger is back.
+        """
+        if self._failure is None or self._monotonic() - self._failed_at > DOUBT.total_seconds():
+            return None
+        return self._failure.message
 
     async def record(self, entry: LedgerEntry) -> None:
         """Return once the entry is durable. Raises LedgerUnavailable; then it was not recorded.
@@ -44,16 +65,18 @@ class GroupCommit:
         """Runs after everything that was ready when the first entry came has had its turn."""
         group, self._waiting = self._waiting, []
         refusal: LedgerUnavailable | None = LedgerUnavailable("the ledger failed in a way that it should not")
+        started = time.perf_counter()
         try:
-            started = time.perf_counter()
             self._ledger.append([entry for entry, _ in group])
             refusal = None
-            self._observe(len(group), time.perf_counter() - started)
         except LedgerUnavailable as error:
             refusal = error
         finally:  # also when the ledger has a bug: nobody is left waiting
+            self._failure, self._failed_at = refusal, self._monotonic()
             for _, done in group:
                 _settle(done, refusal)
+        if refusal is None:
+            self._observe(len(group), time.perf_counter() - started)
 
 
 def _settle(done: asyncio.Future[None], refusal: LedgerUnavailable | None) -> None:

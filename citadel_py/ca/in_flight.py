@@ -1,8 +1,7 @@
-"""How many requests are in the works: bounded from above, and waited for on the way out."""
+"""How many requests are in the works at a time: bounded, so that memory is."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,8 +14,6 @@ class InFlight:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._count = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
 
     @contextmanager
     def one(self) -> Iterator[None]:
@@ -24,14 +21,7 @@ class InFlight:
         if self._count >= self._limit:
             raise Unavailable(f"{self._count} requests are in the works already", rule="too_many_requests")
         self._count += 1
-        self._idle.clear()
         try:
             yield
         finally:
             self._count -= 1
-            if self._count == 0:
-                self._idle.set()
-
-    async def drained(self) -> None:
-        """Return as soon as no request is in the works."""
-        await self._idle.wait()

@@ -26,6 +26,7 @@ _MIN_RSA_BITS = 2048  # RFC 7518 3.3 and 3.5
 _RSA = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
 _EC = {"secp256r1": frozenset({"ES256"}), "secp384r1": frozenset({"ES384"})}
 _ED25519 = frozenset({"EdDSA"})
+_STATED = (*_RSA, *_ED25519, *(algorithm for each in _EC.values() for algorithm in each))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +96,16 @@ def _members(document: bytes) -> list[object]:
 def _usable(member: object) -> IssuerKey | None:
     if not isinstance(member, dict) or not _is_for_signatures(member):
         return None
+    stated = member.get("alg")
+    if stated is not None and stated not in _STATED:
+        return None
     try:
         key = jwt.PyJWK.from_dict(member).key
     except (jwt.PyJWTError, ValueError, TypeError):
         return None
     algorithms = _algorithms(key)
-    if "alg" in member:
-        algorithms &= {str(member["alg"])}
+    if stated is not None:
+        algorithms &= {stated}
     kid = member.get("kid")
     if not algorithms or not isinstance(kid, str | None):
         return None

@@ -15,9 +15,9 @@ from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TypeAlias
-from urllib.parse import SplitResult, urlsplit
 
 import aiohttp
+from yarl import URL  # the parser that aiohttp uses: what was checked is what is asked
 
 from citadel_py.ca.issuer_keys import MAX_DOCUMENT_BYTES, KeySet, fingerprint
 from citadel_py.core.errors import CitadelError, InvalidConfiguration, NotReady, Unavailable
@@ -128,28 +128,36 @@ def jwks_source(place: str) -> JwksSource:
     if "://" not in place:
         path = Path(place)
         return JwksSource(place, lambda: read_file(path), every=FILE_INTERVAL, pause=timedelta(seconds=1))
-    check_url(place)
-    return JwksSource(place, lambda: fetch(place), every=URL_INTERVAL)
+    url = trusted_url(place)
+    return JwksSource(place, lambda: fetch(url), every=URL_INTERVAL)
 
 
-def check_url(url: str) -> None:
-    """Raise InvalidConfiguration unless the URL is https, or http to this machine itself."""
-    parts = urlsplit(url)
-    if parts.username is not None or parts.password is not None:
+def trusted_url(text: str) -> URL:
+    """The URL, which is https, or http to this machine itself. Raises InvalidConfiguration for any other."""
+    try:
+        url = URL(text)
+    except ValueError as error:
+        raise _untrusted(text) from error
+    if url.user is not None or url.password is not None:
         raise InvalidConfiguration("a JWKS URL with a password in it would end up in logs", rule="jwks_url_credentials")
-    if not parts.hostname or not (parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(parts))):
-        raise InvalidConfiguration(
-            f"keys that come from {url[:200]!a} could be replaced on their way",
-            rule="jwks_url_insecure",
-            hint="use https://, or http:// to localhost, or a file",
-        )
+    if not url.host or not (url.scheme == "https" or (url.scheme == "http" and _is_loopback(url.host))):
+        raise _untrusted(text)
+    return url
 
 
-def _is_loopback(parts: SplitResult) -> bool:
-    if parts.hostname == "localhost":
+def _untrusted(text: str) -> InvalidConfiguration:
+    return InvalidConfiguration(
+        f"keys that come from {text[:200]!a} could be replaced on their way",
+        rule="jwks_url_insecure",
+        hint="use https://, or http:// to localhost, or a file",
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
         return True
     try:
-        return ipaddress.ip_address(parts.hostname or "").is_loopback
+        return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
 
@@ -167,7 +175,7 @@ def _read_bounded(path: Path) -> bytes:
         return file.read(MAX_DOCUMENT_BYTES + 1)
 
 
-async def fetch(url: str, *, tls: ssl.SSLContext | None = None, within: timedelta = FETCH_TIMEOUT) -> bytes:
+async def fetch(url: URL, *, tls: ssl.SSLContext | None = None, within: timedelta = FETCH_TIMEOUT) -> bytes:
     """The body of an answer with status 200. Raises Unavailable. `tls` is for tests with an authority of their own."""
     limits = aiohttp.ClientTimeout(total=within.total_seconds())
     headers = {"Accept": "application/jwk-set+json, application/json"}

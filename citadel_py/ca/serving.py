@@ -144,7 +144,9 @@ class ServingCertificate:
             return current
 
         return grpc.dynamic_ssl_server_credentials(
-            given, fetch, require_client_authentication=require_client_certificate
+            given,
+            fetch,  # type: ignore[arg-type]  # its documentation allows None, the stubs do not
+            require_client_authentication=require_client_certificate,
         )
 
     async def _sleep(self) -> None:

@@ -12,13 +12,11 @@ import click
 
 from citadel_py import __version__
 from citadel_py.cli.exits import PROGRAM, Exit, report
-from citadel_py.cli.frame import Entry, Program, verbose_option
+from citadel_py.cli.frame import COMPLETION_VARIABLE, Entry, Program, verbose_option
 from citadel_py.cli.session import Session, utcnow
 from citadel_py.core.errors import CitadelError
 
 __all__ = ["main", "program", "run"]
-
-_COMPLETION_VARIABLE = "_CITADEL_PY_COMPLETE"
 
 _AUTHORITY = "Authority"
 _CERTIFICATES = "Certificates"
@@ -44,14 +42,12 @@ def main() -> int:
     """Run the program with the arguments of this process; what is returned is the exit code."""
     session = Session()
     sys.excepthook = _bug_reporter(session)
-    if instruction := os.environ.get(_COMPLETION_VARIABLE):
+    if instruction := os.environ.get(COMPLETION_VARIABLE):
         return _complete(instruction)
     return run(sys.argv[1:], session=session)
 
 
-def run(
-    arguments: Sequence[str], *, session: Session | None = None, clock: Callable[[], datetime] = utcnow
-) -> int:
+def run(arguments: Sequence[str], *, session: Session | None = None, clock: Callable[[], datetime] = utcnow) -> int:
     """Run one command and give its exit code. Raises only what is a bug."""
     session = session or Session(clock)
     try:
@@ -90,7 +86,7 @@ def _bug_reporter(session: Session) -> Callable[[type[BaseException], BaseExcept
 def _complete(instruction: str) -> int:
     from click.shell_completion import shell_complete
 
-    return shell_complete(program, {}, PROGRAM, _COMPLETION_VARIABLE, instruction)
+    return shell_complete(program, {}, PROGRAM, COMPLETION_VARIABLE, instruction)
 
 
 def _show_version(ctx: click.Context, _param: click.Parameter, value: object) -> None:
@@ -108,9 +104,12 @@ def _show_help_to_the_lost(ctx: click.Context) -> None:
     PROGRAM,
     cls=Program,
     invoke_without_command=True,
+    subcommand_metavar="COMMAND [ARGS]...",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_show_version, help="Show the version.")
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_show_version, help="Show the version."
+)
 @click.pass_context
 def program(ctx: click.Context) -> None:
     """A workload-identity authority.
@@ -122,4 +121,9 @@ def program(ctx: click.Context) -> None:
 
 
 program.entries = COMMANDS
+program.examples = (
+    "citadel-py init --dir ca --trust-domain example.org",
+    "citadel-py issue spiffe://example.org/web --dir ca --out web",
+    "citadel-py verify web/tls.crt --bundle web/ca.crt",
+)
 program.params.append(verbose_option())

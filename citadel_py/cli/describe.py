@@ -8,30 +8,23 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from datetime import datetime
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa, x448, x25519
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from cryptography.x509.oid import ExtendedKeyUsageOID, SignatureAlgorithmOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, SignatureAlgorithmOID
 
 from citadel_py.cli.render import rfc3339
-from citadel_py.cli.session import JSON
 from citadel_py.core.csr import parse_csr
 from citadel_py.core.errors import CitadelError
 from citadel_py.core.verify import check_leaf
 
-Facts: TypeAlias = dict[str, JSON]
+Facts: TypeAlias = dict[str, Any]  # what JSON can say
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
 _CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521", "secp192r1": "P-192", "secp224r1": "P-224"}
-_KEY_KINDS = {
-    ed25519.Ed25519PublicKey: "Ed25519",
-    ed448.Ed448PublicKey: "Ed448",
-    x25519.X25519PublicKey: "X25519",
-    x448.X448PublicKey: "X448",
-}
 _USAGES = {
     "digital_signature": "digitalSignature",
     "content_commitment": "contentCommitment",
@@ -65,8 +58,8 @@ def certificate_facts(certificate: x509.Certificate, *, now: datetime) -> Facts:
         "type": "certificate",
         "role": role,
         **_names(certificate.extensions),
-        "subject": certificate.subject.rfc4514_string(),
-        "issuer": certificate.issuer.rfc4514_string(),
+        "subject": _name(certificate.subject),
+        "issuer": _name(certificate.issuer),
         "serial": f"{certificate.serial_number:x}",
         "not_before": rfc3339(certificate.not_valid_before_utc),
         "not_after": rfc3339(certificate.not_valid_after_utc),
@@ -97,7 +90,7 @@ def csr_facts(csr: x509.CertificateSigningRequest, data: bytes) -> Facts:
     return {
         "type": "csr",
         **_names(csr.extensions),
-        "subject": csr.subject.rfc4514_string(),
+        "subject": _name(csr.subject),
         "key": public_key_facts(csr.public_key()),
         "signature_algorithm": _signature(csr.signature_algorithm_oid),
         "policy": _verdict(lambda: parse_csr(data)),
@@ -111,19 +104,23 @@ def public_key_facts(key: object) -> Facts:
     return {"kind": _key_kind(key), "public_key_sha256": digest}
 
 
-def key_usages(extensions: x509.Extensions) -> list[JSON]:
+def key_usages(extensions: x509.Extensions) -> list[str]:
     """Key usages by their names in RFC 5280 4.2.1.3."""
     usage = _find(extensions, x509.KeyUsage)
-    return [name for attribute, name in _USAGES.items() if usage and getattr(usage, attribute)]
+    return [name for attribute, name in _USAGES.items() if getattr(usage, attribute, None)]
 
 
-def purposes(extensions: x509.Extensions) -> list[JSON]:
+def purposes(extensions: x509.Extensions) -> list[str]:
     """Extended key usages by their names in RFC 5280 4.2.1.12, others by number."""
     return [_PURPOSES.get(oid, oid.dotted_string) for oid in _find(extensions, x509.ExtendedKeyUsage) or ()]
 
 
 def error_facts(error: CitadelError) -> Facts:
     return {"rule": error.rule, "message": error.message}
+
+
+def _name(name: x509.Name) -> str:
+    return name.rfc4514_string({NameOID.SERIAL_NUMBER: "serialNumber"})  # RFC 4514 leaves it a number
 
 
 def _key_kind(key: object) -> str:
@@ -135,7 +132,7 @@ def _key_kind(key: object) -> str:
         case dsa.DSAPublicKey():
             return f"DSA {key.key_size}"
         case _:
-            return next((name for kind, name in _KEY_KINDS.items() if isinstance(key, kind)), type(key).__name__)
+            return type(key).__name__.removesuffix("PublicKey")
 
 
 def _names(extensions: x509.Extensions) -> Facts:

@@ -93,8 +93,7 @@ def _told(error: BaseException) -> tuple[str, tuple[str, ...]]:
         case click.Abort() | KeyboardInterrupt():
             return "interrupted", ()
         case click.UsageError():
-            path = error.ctx.command_path if error.ctx else PROGRAM
-            return _lower(error.format_message()), (f"{path} --help",)
+            return _lower(error.format_message()), _hints_on_usage(error)
         case click.ClickException():
             return _lower(error.format_message()), ()
         case OSError():
@@ -102,6 +101,13 @@ def _told(error: BaseException) -> tuple[str, tuple[str, ...]]:
         case _:
             hint = "this is a bug: please report it with the output of the same command and -vv"
             return f"internal error: {type(error).__name__}: {error}", (hint,)
+
+
+def _hints_on_usage(error: click.UsageError) -> tuple[str, ...]:
+    path = error.ctx.command_path if error.ctx else PROGRAM
+    if isinstance(error, click.NoSuchOption) and path == PROGRAM:
+        return (f"{path} --help", f"options of a command stand after its name: {path} COMMAND {error.option_name} ...")
+    return (f"{path} --help",)
 
 
 def _told_by_system(error: OSError) -> str:

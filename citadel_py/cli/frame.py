@@ -18,6 +18,8 @@ from citadel_py.cli.session import Session
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
+COMPLETION_VARIABLE = "_CITADEL_PY_COMPLETE"  # set by the completion script when it asks
+
 _ALWAYS = (Exit.DONE, Exit.USAGE, Exit.BAD_INPUT, Exit.BUG, Exit.INTERRUPTED)
 
 
@@ -34,13 +36,19 @@ class Command(click.Command):
     examples: Sequence[str] = ()
     exits: Mapping[Exit, str] = MEANINGS
 
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
         write_examples(formatter, self.examples)
         write_exits(formatter, self.exits)
 
 
 class Family(click.Group):
     """A command with commands of its own (`bundle show`)."""
+
+    examples: Sequence[str] = ()
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
+        write_examples(formatter, self.examples)
+        write_exits(formatter, MEANINGS)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -56,10 +64,10 @@ class Program(Family):
 
     entries: Mapping[str, Entry] = {}
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(self.entries)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
         """The command `a-b`, which stands as `command` in `commands/a_b.py`."""
         if cmd_name not in self.entries:
             return None
@@ -68,15 +76,25 @@ class Program(Family):
         command.short_help = self.entries[cmd_name].help
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
         width = max(map(len, self.entries))
         for heading in dict.fromkeys(entry.heading for entry in self.entries.values()):
             with formatter.section(heading):
-                rows = [(name.ljust(width), entry.help) for name, entry in self.entries.items() if entry.heading == heading]
+                rows = [
+                    (name.ljust(width), entry.help) for name, entry in self.entries.items() if entry.heading == heading
+                ]
                 formatter.write_dl(rows)
 
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        write_exits(formatter, MEANINGS)
+
+def family(name: str, *, examples: Sequence[str]) -> Callable[[Function], Family]:
+    """Make a family of a function that does nothing; its commands are added to it."""
+
+    def decorate(function: Function) -> Family:
+        made = click.group(name, cls=Family)(function)
+        made.examples = tuple(examples)
+        return made
+
+    return decorate
 
 
 def command(
@@ -108,10 +126,10 @@ def verbose_option() -> click.Option:
 
 
 def write_examples(formatter: click.HelpFormatter, examples: Sequence[str]) -> None:
-    """A section with one command line per line, never wrapped, so that it can be pasted."""
+    """A section with command lines that are never wrapped, so that they can be pasted."""
     with formatter.section("Examples"):
-        for example in examples:
-            formatter.write(f"{'':>{formatter.current_indent}}{example}\n")
+        for line in "\n".join(examples).splitlines():
+            formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
 
 
 def write_exits(formatter: click.HelpFormatter, exits: Mapping[Exit, str]) -> None:
@@ -131,4 +149,4 @@ def _no_such_command(name: str, known: Sequence[str], ctx: click.Context) -> cli
     return click.UsageError(f"no such command {name!r}{question}", ctx)
 
 
-__all__ = ["PROGRAM", "Command", "Entry", "Family", "Program", "command", "verbose_option"]
+__all__ = ["COMPLETION_VARIABLE", "PROGRAM", "Command", "Entry", "Family", "Program", "command", "family", "verbose_option"]

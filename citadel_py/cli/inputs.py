@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import stat
 import sys
 from collections.abc import Callable, Iterator
@@ -110,7 +109,7 @@ def with_passphrase(session: Session, source: str | None, open_keys: Callable[[b
 
 
 def _warn_if_readable_by_others(session: Session, path: Path) -> None:
-    state = os.stat(path)
+    state = path.stat()
     if stat.S_ISREG(state.st_mode) and state.st_mode & 0o077:
         session.warn(f"others may read the passphrase in {path} (mode {stat.S_IMODE(state.st_mode):04o})")
         session.hint(f"chmod 600 {path}")

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from citadel_py.cli import params
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 DIRECTORY_VARIABLE = "CITADEL_DIR"
@@ -26,3 +28,8 @@ def passphrase_file(help_text: str) -> Callable[[Function], Function]:
     return click.option(
         "--passphrase-file", metavar="F", envvar=PASSPHRASE_VARIABLE, show_envvar=True, help=f"{help_text} - is stdin.",
     )  # fmt: skip
+
+
+ttl = click.option("--ttl", type=params.DURATION, help="Lifetime, such as 1h or 30d (at most 90d).  [default: 24h]")
+
+dns = click.option("--dns", metavar="NAME", multiple=True, help="A DNS name in the certificate; may be repeated.")

@@ -7,7 +7,6 @@ one certificate beside the chain of another, wherever the program or the machine
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -52,7 +51,7 @@ class Stage:
         try:
             self._remove_old()
             for name in names:
-                os.replace(self.place / name, self.directory / name)
+                (self.place / name).replace(self.directory / name)
             sync_directory(self.directory)
         except OSError as error:
             raise not_written(self.directory, error) from error
@@ -102,5 +101,7 @@ def _check_destination(directory: Path, *, force: bool) -> None:
             raise InvalidConfiguration(f"{path} is in the way: it is not a file", rule="output_not_a_file")
         if name in _SECRET and path.exists() and not force:
             raise InvalidConfiguration(
-                f"{path} exists and would be overwritten", rule="output_exists", hint="--force replaces it and its certificate"
+                f"{path} exists and would be overwritten",
+                rule="output_exists",
+                hint="--force replaces it and its certificate",
             )

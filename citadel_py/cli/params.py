@@ -22,7 +22,7 @@ class InvalidTime(BadInput):
     code = "invalid_time"
 
 
-class Parsed(click.ParamType, Generic[Value]):
+class Parsed(click.ParamType, Generic[Value]):  # type: ignore[type-arg]  # generic only in newer releases
     """An argument or option that `parse` reads; what it raises (BadInput) is told with its source."""
 
     def __init__(self, name: str, parse: Callable[[str], Value]) -> None:
@@ -52,7 +52,7 @@ def parse_moment(text: str) -> datetime:
             return moment.astimezone(UTC)
     except (ValueError, OverflowError):
         pass
-    raise InvalidTime(f"{ascii(text[:40])} is not a moment with a time zone", hint="write it as 2030-01-31T12:00:00Z")
+    raise InvalidTime(f"{text[:40]!a} is not a moment with a time zone", hint="write it as 2030-01-31T12:00:00Z")
 
 
 def parse_id(text: str) -> SpiffeID:
@@ -62,7 +62,11 @@ def parse_id(text: str) -> SpiffeID:
     except InvalidSpiffeID as error:
         if error.rule != "spiffe_id_scheme":
             raise
-        hint = f"write the whole ID: {SCHEME}TRUST_DOMAIN/{text.lstrip('/')}" if text else "write spiffe://TRUST_DOMAIN/PATH"
+        hint = (
+            f"write the whole ID: {SCHEME}TRUST_DOMAIN/{text.lstrip('/')}"
+            if text
+            else "write spiffe://TRUST_DOMAIN/PATH"
+        )
         raise InvalidSpiffeID(error.message, rule=error.rule, hint=hint) from error
 
 

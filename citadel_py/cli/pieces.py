@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TypeAlias
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import pkcs12
 
@@ -131,7 +130,13 @@ class Reader:
             yield certificate_facts(authority, now=self.now)
 
     def _der(self, der: bytes) -> Iterator[Facts]:
-        for read_kind in (self._der_certificate, self._der_csr, self._der_private_key, self._der_public_key, self._pkcs12):
+        for read_kind in (
+            self._der_certificate,
+            self._der_csr,
+            self._der_private_key,
+            self._der_public_key,
+            self._pkcs12,
+        ):
             try:
                 yield from list(read_kind(der))
             except (CitadelError, *UNREADABLE):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import TypeAlias
 
 import click
 
 from citadel_py.cli.session import printable
 from citadel_py.core.duration import format_duration
+
+Row: TypeAlias = tuple[str, str | Sequence[str]]
 
 _INDENT = "  "
 _ROLE_COLOURS = {"leaf": "green", "intermediate": "cyan", "root": "magenta"}
@@ -30,7 +33,7 @@ def in_words(duration: timedelta) -> str:
 
 def relative(moment: datetime, now: datetime) -> str:
     """`in 11h52m`, `3m ago` or `now`."""
-    left = moment - now
+    left = moment - now.replace(microsecond=0)  # certificates know whole seconds
     if abs(left) < timedelta(seconds=1):
         return "now"
     return f"in {in_words(left)}" if left > timedelta(0) else f"{in_words(-left)} ago"
@@ -47,13 +50,8 @@ def heading(role: str, text: str = "") -> str:
     return f"{label} {printable(text)}".rstrip() + "\n"
 
 
-def fields(rows: Mapping[str, str | Iterable[str]]) -> str:
+def fields(rows: Iterable[Row]) -> str:
     """One line per value, with the names in one column; what has no value is left out."""
-    width = max(map(len, rows), default=0)
-    lines = []
-    for name, value in rows.items():
-        values = [value] if isinstance(value, str) else list(value)
-        for position, each in enumerate(filter(None, values)):
-            label = "" if position else name
-            lines.append(f"{_INDENT}{label:{width}}  {printable(each)}\n")
-    return "".join(lines)
+    lines = [(name, each) for name, value in rows for each in ((value,) if isinstance(value, str) else value) if each]
+    width = max((len(name) for name, _ in lines), default=0)
+    return "".join(f"{_INDENT}{name:{width}}  {printable(each)}\n" for name, each in lines)

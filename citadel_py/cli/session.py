@@ -11,11 +11,9 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TypeAlias
+from typing import Any
 
 import click
-
-JSON: TypeAlias = "None | bool | int | str | list[JSON] | tuple[JSON, ...] | Mapping[str, JSON]"
 
 JSON_VERSION = 1  # of every document; grows when a field changes its meaning or goes away
 
@@ -63,7 +61,7 @@ class Session:
         """Write the answer to stdout, as it is."""
         click.echo(text, nl=False, color=self.color)
 
-    def answer_json(self, document: Mapping[str, JSON]) -> None:
+    def answer_json(self, document: Mapping[str, Any]) -> None:
         """Write the one JSON document of this run."""
         self.answer(json.dumps({"version": JSON_VERSION, **document}, indent=2) + "\n")
 

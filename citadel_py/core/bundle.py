@@ -19,7 +19,7 @@ from cryptography.x509.verification import Store
 
 from citadel_py.core import jwks
 from citadel_py.core.errors import InvalidBundle, InvalidCertificate, InvalidSpiffeID
-from citadel_py.core.pem import UNREADABLE, certificates_pem, load_certificates
+from citadel_py.core.pem import certificates_pem, check_readable, load_certificates
 from citadel_py.core.spiffe import TrustDomain
 
 _MAX_SEQUENCE = (1 << 63) - 1  # Trust Domain and Bundle 4.1.1: readers hold it in 64 bits
@@ -32,7 +32,8 @@ class Bundle:
     """The authorities of one trust domain, in their order and without duplicates.
 
     `sequence` changes with the content and only grows. Raises InvalidBundle: `bundle_empty`,
-    `bundle_not_ca`, `bundle_key_kind`, `bundle_unreadable`, `bundle_sequence`, `bundle_refresh_hint`.
+    `bundle_not_ca`, `bundle_key_kind`, `bundle_sequence`, `bundle_refresh_hint`, or the rule of a certificate
+    that cannot be read.
     """
 
     trust_domain: TrustDomain
@@ -159,14 +160,12 @@ def _named_bundle(name: str, value: object) -> Bundle:
 
 def _check_authority(certificate: x509.Certificate, trust_domain: TrustDomain) -> None:
     try:
-        is_authority = _may_sign_certificates(certificate)
-        key = certificate.public_key()
-    except UNREADABLE as error:
-        raise InvalidBundle(
-            f"an authority of {trust_domain} cannot be read: {str(error)[:200]!a}", rule="bundle_unreadable"
-        ) from error
+        check_readable(certificate)
+    except InvalidCertificate as error:
+        raise InvalidBundle(f"an authority of {trust_domain}: {error.message}", rule=error.rule) from error
+    key = certificate.public_key()
     shown = ascii(certificate.subject.rfc4514_string()[:120])
-    if not is_authority:
+    if not _may_sign_certificates(certificate):
         raise InvalidBundle(f"{shown} in the bundle of {trust_domain} is not a CA certificate", rule="bundle_not_ca")
     is_known_curve = isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in _CURVES
     if not isinstance(key, rsa.RSAPublicKey) and not is_known_curve:

@@ -18,10 +18,14 @@ from cryptography.hazmat import asn1
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import AttributeOID, ExtensionOID
 
+from citadel_py.core import pem
 from citadel_py.core.errors import InvalidCSR
-from citadel_py.core.pem import UNREADABLE
 
 MAX_CSR_BYTES = 16 * 1024
+
+# Everything that the library raises over a request that it cannot read, at once or when a part is asked
+# for; KeyError is its answer to a TLS feature (RFC 7633) that it does not know.
+UNREADABLE = (*pem.UNREADABLE, KeyError)
 
 _LABELS = (b"CERTIFICATE REQUEST", b"NEW CERTIFICATE REQUEST")  # RFC 7468 7
 _BEGIN = re.compile(rb"-----BEGIN ([^\r\n]{0,64}?)-----")
@@ -165,16 +169,16 @@ class CanonicalCSR:
                 raise _not_canonical("the key usage has bits after its last one")
 
 
-def read_pem(pem: bytes) -> CanonicalCSR:
+def read_pem(text: bytes) -> CanonicalCSR:
     """Read exactly one PEM block of a certificate request, LF or CRLF. Text before it is ignored.
 
     Raises InvalidCSR: `csr_too_large`, `csr_empty`, `csr_nul`, `csr_not_pem`, `csr_private_key`,
     `csr_several_blocks`, `csr_wrong_label`, `csr_trailing_data`, and those of `read_der`.
     """
-    _check_size(pem)
-    label = _only_label(pem)
+    _check_size(text)
+    label = _only_label(text)
     begin, end = b"-----BEGIN %b-----" % label, b"-----END %b-----" % label
-    body, found, rest = pem[pem.index(begin) + len(begin) :].partition(end)
+    body, found, rest = text[text.index(begin) + len(begin) :].partition(end)
     if not found:
         raise InvalidCSR("the PEM block has no end, or another end than its beginning", rule="csr_malformed")
     if rest.strip():
@@ -210,19 +214,19 @@ def _check_size(data: bytes) -> None:
         raise InvalidCSR(f"a request of {len(data)} bytes, at most {MAX_CSR_BYTES} are allowed", rule="csr_too_large")
 
 
-def _only_label(pem: bytes) -> bytes:
+def _only_label(text: bytes) -> bytes:
     """The label of the one block in the text."""
-    if not pem.strip():
+    if not text.strip():
         raise InvalidCSR("the request is empty", rule="csr_empty")
-    if b"\0" in pem:
+    if b"\0" in text:
         raise InvalidCSR("a NUL byte in the PEM text", rule="csr_nul")
-    if b"PRIVATE KEY-----" in pem:
+    if b"PRIVATE KEY-----" in text:
         raise InvalidCSR(
             "a private key where a certificate request belongs",
             rule="csr_private_key",
             hint="make a new key: this one has left its machine; send the request alone",
         )
-    labels: list[bytes] = _BEGIN.findall(pem)
+    labels: list[bytes] = _BEGIN.findall(text)
     if not labels:
         raise InvalidCSR("no PEM block", rule="csr_not_pem", hint="openssl req -in FILE -inform der makes PEM of DER")
     if len(labels) > 1:

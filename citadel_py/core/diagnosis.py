@@ -104,8 +104,9 @@ class FailedPath:
         )
 
     def _describe(self, certificate: x509.Certificate) -> str:
-        is_root = certificate in self.bundle.authorities or certificate.subject == certificate.issuer
-        return describe(certificate, "root" if is_root else "intermediate")
+        if certificate.subject == certificate.issuer:
+            return describe(certificate, "root")
+        return describe(certificate, "authority" if certificate in self.bundle.authorities else "intermediate")
 
 
 def _check_validity(certificate: x509.Certificate, what: str, now: datetime) -> None:

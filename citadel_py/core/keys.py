@@ -31,6 +31,8 @@ class KeyType(StrEnum):
     RSA4096 = "rsa4096"
 
 
+MAX_PASSPHRASE_BYTES = 1023  # PEM_BUFSIZE of OpenSSL, less its end mark
+
 AUTHORITY_KEY_TYPES = (KeyType.P256, KeyType.P384, KeyType.RSA3072, KeyType.RSA4096)
 
 
@@ -46,9 +48,16 @@ def generate_key(key_type: KeyType) -> PrivateKey:
 
 
 def private_key_pem(key: PrivateKey, passphrase: bytes | None = None) -> bytes:
-    """PKCS#8 PEM, encrypted when a passphrase is given (RFC 5958)."""
+    """PKCS#8 PEM, encrypted when a passphrase is given (RFC 5958).
+
+    Raises InvalidKey (`passphrase_length`) for one that OpenSSL cannot use.
+    """
     encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
     if passphrase is not None:
+        if not 1 <= len(passphrase) <= MAX_PASSPHRASE_BYTES:
+            raise InvalidKey(
+                f"a passphrase of {len(passphrase)} bytes, not of 1 to {MAX_PASSPHRASE_BYTES}", rule="passphrase_length"
+            )
         encryption = serialization.BestAvailableEncryption(passphrase)
     return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
 
@@ -86,16 +95,15 @@ def signing_hash(key: PrivateKey) -> SigningHash:
 
 
 def check_authority_key(key: PrivateKey | PublicKey) -> None:
-    """Raise InvalidKey unless the key is P-256, P-384, or RSA of 3072 to 4096 bits."""
-    if isinstance(key, ec.EllipticCurvePrivateKey | ec.EllipticCurvePublicKey) and key.curve.name in (
-        "secp256r1",
-        "secp384r1",
-    ):
-        return
-    if isinstance(key, rsa.RSAPrivateKey | rsa.RSAPublicKey) and 3072 <= key.key_size <= 4096:
-        return
+    """Raise InvalidKey unless the key is P-256, P-384, or RSA of 3072 to 4096 bits with e = 65537."""
+    public_key = key if isinstance(key, PublicKey) else key.public_key()
+    match public_key:
+        case ec.EllipticCurvePublicKey(curve=ec.SECP256R1() | ec.SECP384R1()):
+            return
+        case rsa.RSAPublicKey(key_size=size) if 3072 <= size <= 4096 and public_key.public_numbers().e == 65537:
+            return
     raise InvalidKey(
-        "an authority's key must be P-256, P-384, or RSA of 3072 to 4096 bits: relying parties refuse others",
+        "an authority's key must be P-256, P-384, or RSA of 3072 to 4096 bits with e = 65537: others are refused by peers",
         rule="authority_key_kind",
     )
 

@@ -39,7 +39,7 @@ def load_certificates(pem: bytes) -> tuple[x509.Certificate, ...]:
 
     Raises InvalidCertificate: `certificates_too_large`, `certificates_nul`, `certificates_missing`,
     `private_key_in_certificates`, `not_a_certificate`, `certificate_damaged`, `certificate_unreadable`,
-    `certificate_serial`.
+    `serial_number`.
     """
     if len(pem) > MAX_PEM_BYTES:
         raise InvalidCertificate(
@@ -52,26 +52,33 @@ def load_certificates(pem: bytes) -> tuple[x509.Certificate, ...]:
         raise _unreadable(error) from error
     _check_none_was_skipped(pem, len(certificates))
     for certificate in certificates:
-        _check_reads(certificate)
+        check_readable(certificate)
     return certificates
 
 
 def load_certificate(der: bytes) -> x509.Certificate:
-    """Read one DER certificate. Raises InvalidCertificate: `certificate_unreadable`, `certificate_serial`."""
+    """Read one DER certificate. Raises InvalidCertificate: `certificate_unreadable`, `serial_number`."""
     try:
         certificate = x509.load_der_x509_certificate(der)
     except UNREADABLE as error:
         raise _unreadable(error) from error
-    _check_reads(certificate)
+    check_readable(certificate)
     return certificate
 
 
-def has_positive_serial(certificate: x509.Certificate) -> bool:
-    """RFC 5280 4.1.2.2. The library warns of others when they are read, and raises where warnings are errors."""
+def check_readable(certificate: x509.Certificate) -> None:
+    """Ask for everything that the library parses late.
+
+    Raises InvalidCertificate: `certificate_unreadable`, `serial_number`.
+    """
     try:
-        return certificate.serial_number > 0
-    except UserWarning:
-        return False
+        certificate.public_key()
+        for part in ("extensions", "subject", "issuer", "not_valid_before_utc", "not_valid_after_utc", "version"):
+            getattr(certificate, part)
+    except UNREADABLE as error:
+        raise _unreadable(error) from error
+    if not _has_positive_serial(certificate):
+        raise InvalidCertificate("a certificate's serial number is not positive", rule="serial_number")
 
 
 def certificate_pem(certificate: x509.Certificate) -> bytes:
@@ -114,15 +121,12 @@ def _check_none_was_skipped(pem: bytes, count: int) -> None:
         )
 
 
-def _check_reads(certificate: x509.Certificate) -> None:
+def _has_positive_serial(certificate: x509.Certificate) -> bool:
+    """RFC 5280 4.1.2.2. The library warns of others when they are read, and raises where warnings are errors."""
     try:
-        certificate.public_key()
-        for part in ("extensions", "subject", "issuer", "not_valid_before_utc", "not_valid_after_utc", "version"):
-            getattr(certificate, part)
-    except UNREADABLE as error:
-        raise _unreadable(error) from error
-    if not has_positive_serial(certificate):
-        raise InvalidCertificate("a certificate's serial number is not positive", rule="certificate_serial")
+        return certificate.serial_number > 0
+    except UserWarning:
+        return False
 
 
 def _unreadable(error: Exception) -> InvalidCertificate:

@@ -13,13 +13,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, PublicKeyAlgorithmOID
 
-from citadel_py.core.errors import InvalidSpiffeID, VerificationFailed
-from citadel_py.core.pem import UNREADABLE, has_positive_serial
+from citadel_py.core.errors import InvalidCertificate, InvalidSpiffeID, VerificationFailed
+from citadel_py.core.pem import check_readable
 from citadel_py.core.spiffe import SpiffeID, TrustDomain
 
 _BOTH_SIDES = {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH}
 _ANY_SIDE = ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")
+_MAX_SERIAL_BITS = 160  # RFC 5280 4.1.2.2
 _MIN_RSA_BITS, _MAX_RSA_BITS, _MIN_RSA_EXPONENT = 2048, 8192, 65537
 
 # Extensions that are understood, so that they may be critical (RFC 5280 4.2).
@@ -37,8 +38,7 @@ def check_leaf(leaf: x509.Certificate) -> SpiffeID:
     bits, because an option or another authority of the trust domain may issue them.
     Raises VerificationFailed; `rule` names the rule that is broken.
     """
-    extensions = read_extensions(leaf)
-    _check_form(leaf)
+    extensions = _read(leaf)
     _check_leaf_key(leaf)
     _check_is_no_authority(extensions)
     _check_leaf_usage(extensions)
@@ -53,8 +53,7 @@ def check_intermediate(certificate: x509.Certificate, trust_domain: TrustDomain)
     a path. That the ID's trust domain is the leaf's is a SHOULD there and a rule here: an authority
     of another trust domain stands in that one's bundle. Raises VerificationFailed.
     """
-    extensions, what = read_extensions(certificate), describe(certificate, "intermediate")
-    _check_form(certificate, what)
+    extensions, what = _read(certificate), describe(certificate, "intermediate")
     _check_is_authority(extensions, what)
     _check_signing_key(certificate, what)
     check_signing_limits(certificate, what)
@@ -73,7 +72,7 @@ def check_signing_limits(certificate: x509.Certificate, what: str) -> None:
     it. Name constraints of forms that the library does not evaluate are refused, not overlooked
     (RFC 5280 4.2.1.10). Raises VerificationFailed.
     """
-    extensions = read_extensions(certificate)
+    extensions = certificate.extensions
     _check_critical(extensions, _SIGNING_EXTENSIONS, what)
     usage = find(extensions, x509.ExtendedKeyUsage)
     if usage is not None and _ANY_SIDE not in usage.value and not set(usage.value) >= _BOTH_SIDES:
@@ -96,7 +95,7 @@ def spiffe_id_of_authority(certificate: x509.Certificate, what: str) -> SpiffeID
 
     Raises VerificationFailed where it is more than one, has a path, or is none by its grammar.
     """
-    names = find(read_extensions(certificate), x509.SubjectAlternativeName)
+    names = find(certificate.extensions, x509.SubjectAlternativeName)
     uris = names.value.get_values_for_type(x509.UniformResourceIdentifier) if names else []
     ids = [uri for uri in uris if uri.lower().startswith("spiffe:")]
     if not ids:
@@ -110,16 +109,6 @@ def spiffe_id_of_authority(certificate: x509.Certificate, what: str) -> SpiffeID
     if len(ids) > 1 or signing_id.path:
         raise VerificationFailed(f"{what} does not carry one SPIFFE ID without a path", rule="authority_spiffe_id")
     return signing_id
-
-
-def read_extensions(certificate: x509.Certificate) -> x509.Extensions:
-    """All extensions. The library parses them late. Raises VerificationFailed: `certificate_unreadable`."""
-    try:
-        return certificate.extensions
-    except UNREADABLE as error:
-        raise VerificationFailed(
-            f"a certificate cannot be read: {str(error)[:200]!a}", rule="certificate_unreadable"
-        ) from error
 
 
 def find(extensions: x509.Extensions, kind: type[_Kind]) -> x509.Extension[_Kind] | None:
@@ -140,15 +129,21 @@ def show_name(name: x509.Name) -> str:
     return ascii(name.rfc4514_string()[:160])
 
 
-def _check_form(certificate: x509.Certificate, what: str = "the leaf") -> None:
+def _read(certificate: x509.Certificate) -> x509.Extensions:
+    """The extensions of a certificate that can be read in full, so that nothing later fails to parse."""
+    try:
+        check_readable(certificate)
+    except InvalidCertificate as error:
+        raise VerificationFailed(error.message, rule=error.rule) from error
     if certificate.version is not x509.Version.v3:
-        raise VerificationFailed(f"{what} is not an X.509 version 3 certificate", rule="version")
-    if not has_positive_serial(certificate):
-        raise VerificationFailed(f"the serial number of {what} is not positive", rule="serial_number")
+        raise VerificationFailed("a certificate is not of X.509 version 3", rule="version")
+    if certificate.serial_number.bit_length() > _MAX_SERIAL_BITS:
+        raise VerificationFailed("a certificate's serial number is longer than 20 octets", rule="serial_number")
+    return certificate.extensions
 
 
 def _check_leaf_key(leaf: x509.Certificate) -> None:
-    key = _public_key(leaf)
+    key = leaf.public_key()
     if leaf.public_key_algorithm_oid != PublicKeyAlgorithmOID.RSASSA_PSS:
         if isinstance(key, ed25519.Ed25519PublicKey) or _is_known_curve(key):
             return
@@ -159,20 +154,11 @@ def _check_leaf_key(leaf: x509.Certificate) -> None:
 
 
 def _check_signing_key(certificate: x509.Certificate, what: str) -> None:
-    key = _public_key(certificate)
+    key = certificate.public_key()
     if isinstance(key, rsa.RSAPublicKey):
         _check_rsa_strength(key, what)
     elif not _is_known_curve(key):
         raise VerificationFailed(f"{what} has a key of a kind that does not sign SVIDs", rule="authority_key_kind")
-
-
-def _public_key(certificate: x509.Certificate) -> object:
-    try:
-        return certificate.public_key()
-    except UNREADABLE as error:
-        raise VerificationFailed(
-            f"a public key cannot be read: {str(error)[:200]!a}", rule="certificate_unreadable"
-        ) from error
 
 
 def _is_known_curve(key: object) -> bool:
@@ -246,7 +232,9 @@ def _leaf_id(leaf: x509.Certificate, extensions: x509.Extensions) -> SpiffeID:
     if len(uris) > 1:
         raise VerificationFailed(f"the leaf has {len(uris)} URI SANs, one is allowed", rule="uri_san_several")
     if not leaf.subject.rdns and not names.critical:
-        raise VerificationFailed("the leaf's SAN is not critical and its subject empty", rule="san_not_critical")
+        raise VerificationFailed(
+            "the leaf's SAN is not critical although its subject is empty", rule="san_not_critical"
+        )
     try:
         spiffe_id = SpiffeID.parse(uris[0])
     except InvalidSpiffeID as error:

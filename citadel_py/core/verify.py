@@ -44,7 +44,7 @@ def verify_svid(
     the bundle's authority. Raises VerificationFailed; `rule` names what is wrong.
     """
     _check_bounds(chain)
-    return _verify(chain, check_leaf(chain[0]), bundle, now, expected)
+    return _verify(chain, check_leaf(chain[0]), bundle, now=now, expected=expected)
 
 
 def verify_in(
@@ -59,11 +59,11 @@ def verify_in(
             f"no bundle of trust domain {leaf_id.trust_domain} is known, so {leaf_id} cannot be verified",
             rule="trust_domain_unknown",
         )
-    return _verify(chain, leaf_id, bundle, now, expected)
+    return _verify(chain, leaf_id, bundle, now=now, expected=expected)
 
 
 def _verify(
-    chain: Sequence[x509.Certificate], leaf_id: SpiffeID, bundle: Bundle, now: datetime, expected: SpiffeID | None
+    chain: Sequence[x509.Certificate], leaf_id: SpiffeID, bundle: Bundle, *, now: datetime, expected: SpiffeID | None
 ) -> X509SVID:
     if leaf_id.trust_domain != bundle.trust_domain:
         raise VerificationFailed(

@@ -13,11 +13,11 @@ from typing import TypeAlias
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 
+from citadel_py.core import join_token
+
 REMOVED = "[removed]"
 MAX_TEXT = 16_384  # one field; a traceback fits, a dumped message does not fill the disk
 _MAX_DEPTH = 8
-
-JOIN_TOKEN_PREFIX = "citadel-join-"  # noqa: S105 - how a token is recognised, no token
 
 _PrivateKey: TypeAlias = (
     ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey
@@ -36,7 +36,7 @@ _SECRET_TEXT = re.compile(
             r"(?:MI[GH][\w+/]{1,3}AgEAMB|MII[\w+/]{3}[IJ]BADAN|MHcCAQEE|MIGkAgEBBD|MII[\w+/]{3}[IJ]BAAK)[\w+/=\s\\]{20,}",
             # a JSON Web Token: eyJ is base64url of '{"'
             r"eyJ[\w-]{8,}\.[\w-]+\.[\w-]*",
-            rf"{JOIN_TOKEN_PREFIX}[\w-]+",
+            rf"{re.escape(join_token.PREFIX)}[\w-]+",
             r"(?<=bearer)[ \t]+[^\s'\",;\\]{8,}",
         )
     ),

@@ -225,7 +225,11 @@ async def _unary(behaviour: Callable[..., Awaitable[Any]], request: object, cont
 
 
 async def _stream(behaviour: Callable[..., Any], request: object, context: Context) -> None:
-    """Run a handler of streams. Its generator is closed before the RPC ends, so that it can clean up."""
+    """Run a handler of streams. Its generator is closed before the RPC ends, so that it can clean up.
+
+    To a handler that reads, a client that goes away can look like one that has said all it had to say:
+    such a stream ends as OK or as CANCELLED, whichever grpc tells first.
+    """
     responses = behaviour(request, context)
     if inspect.isasyncgen(responses):
         async with aclosing(responses):
@@ -233,9 +237,6 @@ async def _stream(behaviour: Callable[..., Any], request: object, context: Conte
                 await context.write(response)
     else:
         await responses
-    # To a handler that reads, a client that goes away looks like one that has said all it had to say;
-    # the cancellation follows at the next suspension.
-    await asyncio.sleep(0)
 
 
 async def _unimplemented(_requests: AsyncIterator[bytes], context: Context) -> None:

@@ -33,7 +33,7 @@ _FAILURES = {
     sqlite3.SQLITE_LOCKED: ("ledger_locked", "another connection holds it"),
     sqlite3.SQLITE_FULL: ("ledger_disk_full", "make room on the file system"),
     sqlite3.SQLITE_IOERR: ("ledger_io_error", "see the kernel's log, and the limits on file sizes"),
-    sqlite3.SQLITE_READONLY: ("ledger_read_only", "let the user that runs this program write the file and its directory"),
+    sqlite3.SQLITE_READONLY: ("ledger_read_only", "let this user write the file and its directory"),
     sqlite3.SQLITE_CANTOPEN: ("ledger_missing", "restore the file from a backup, or give this user access to it"),
     sqlite3.SQLITE_CORRUPT: ("ledger_corrupt", "restore the file from a backup"),
     sqlite3.SQLITE_NOTADB: ("ledger_corrupt", "restore the file from a backup"),
@@ -124,14 +124,16 @@ class Database:
         except DBAPIError as error:
             raise self._failure(error.orig or error) from error
         except OSError as error:
-            raise LedgerUnavailable(f"the ledger {self.path} cannot be used: {error}", rule="ledger_io_error") from error
+            reason = (error.strerror or str(error)).lower()
+            raise LedgerUnavailable(f"cannot use the ledger {self.path}: {reason}", rule="ledger_io_error") from error
 
     def _failure(self, error: BaseException) -> LedgerUnavailable:
         primary = getattr(error, "sqlite_errorcode", 0) & 0xFF
         rule, hint = _FAILURES.get(primary, (None, ()))
-        return LedgerUnavailable(f"the ledger {self.path} cannot be used: {error}", rule=rule, hint=hint)
+        return LedgerUnavailable(f"cannot use the ledger {self.path}: {error}", rule=rule, hint=hint)
 
     def _connect(self) -> sqlite3.Connection:
+        self._check_writable()
         # mode=rw: a running program never makes a new, empty ledger in place of one that is gone
         connection = sqlite3.connect(
             f"{self.path.as_uri()}?mode=rw", uri=True, timeout=self._busy_timeout_s, check_same_thread=False
@@ -144,6 +146,12 @@ class Database:
             connection.close()
             raise
         return connection
+
+    def _check_writable(self) -> None:
+        """SQLite would open it to read, and leave files beside it that nobody may write afterwards."""
+        if self.path.exists() and not os.access(self.path, os.R_OK | os.W_OK, effective_ids=True):
+            rule, hint = _FAILURES[sqlite3.SQLITE_READONLY]
+            raise LedgerUnavailable(f"may not read and write the ledger {self.path}", rule=rule, hint=hint)
 
     def _create_file(self) -> None:
         """Make the file before SQLite does, which would let others read it."""

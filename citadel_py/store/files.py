@@ -44,22 +44,36 @@ def write_atomic(path: Path, data: bytes, *, mode: int = PRIVATE_FILE) -> None:
     try:
         temporary = _write_temporary(path, data, mode)
         try:
-            os.replace(temporary, path)
+            temporary.replace(path)
         except OSError:
-            os.unlink(temporary)
+            temporary.unlink()
             raise
         sync_directory(path.parent)
     except OSError as error:
         raise not_written(path, error) from error
 
 
-def remove_leftovers(directory: Path, *, older_than: timedelta = timedelta(hours=1)) -> None:
-    """Remove temporary files of writers that were killed. A writer at work is younger than `older_than`."""
+def remove_leftovers(directory: Path, names: str, *, older_than: timedelta = timedelta(hours=1)) -> None:
+    """Remove what killed writers of files called `names` (a glob) left behind.
+
+    A writer that is at work now is younger than `older_than`.
+    """
     limit = time.time() - older_than.total_seconds()
-    for path in directory.glob(".*.tmp"):
-        with contextlib.suppress(FileNotFoundError):
+    for path in directory.glob(f".{names}.*.tmp"):
+        with contextlib.suppress(OSError):  # it costs space, nothing else
             if path.lstat().st_mtime <= limit:
                 path.unlink()
+
+
+def exists(path: Path) -> bool:
+    """Whether there is a file or directory. Raises InvalidConfiguration, Unavailable where that cannot be seen."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise _not_read(path, error) from error
+    return True
 
 
 def make_private_dir(path: Path) -> None:
@@ -151,8 +165,9 @@ def not_written(path: Path, error: OSError) -> Unavailable:
     return Unavailable(f"cannot write {path}: {_reason(error)}", rule="file_not_written", hint=hint)
 
 
-def _write_temporary(path: Path, data: bytes, mode: int) -> str:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+def _write_temporary(path: Path, data: bytes, mode: int) -> Path:
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(file.fileno(), mode)
@@ -160,7 +175,7 @@ def _write_temporary(path: Path, data: bytes, mode: int) -> str:
             file.flush()
             os.fsync(file.fileno())
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink()
         raise
     return temporary
 
@@ -207,7 +222,8 @@ def _lock(descriptor: int, path: Path) -> None:
 def _not_read(path: Path, error: OSError) -> CitadelError:
     message = f"cannot read {path}: {_reason(error)}"
     if error.errno in _CONFIGURATION_ERRNOS:
-        return InvalidConfiguration(message, rule="file_missing" if error.errno == errno.ENOENT else "file_not_readable")
+        rule = "file_missing" if error.errno == errno.ENOENT else "file_not_readable"
+        return InvalidConfiguration(message, rule=rule)
     if error.errno in (errno.EACCES, errno.EPERM):
         hint = "run as the user that owns it, or let this user read it"
         return InvalidConfiguration(message, rule="file_not_readable", hint=hint)

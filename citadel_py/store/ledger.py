@@ -5,6 +5,7 @@ It keeps and finds entries; what an entry says and how the chain is computed is 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -25,6 +26,8 @@ from citadel_py.store.tokens import SQLTokens
 DEFAULT_BUSY_TIMEOUT = timedelta(seconds=2)
 _PAGE = 500
 _SQLITE_URL = "sqlite:///"
+_HASH = re.compile(r"[0-9a-f]{64}")
+_RESTORE = "restore the ledger from a backup"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,7 @@ class SQLLedger:
             row = cursor.fetchone()
             if row is None:
                 cursor.execute(self._insert_head, (self._writer, _START.position, _START.hash))
-            rows = self._chained(Head(*row) if row else _START, entries)
+            rows = self._chained(_to_head(row) if row else _START, entries)
             try:
                 cursor.executemany(self._insert, rows)
             except IntegrityError as error:
@@ -125,7 +128,8 @@ class SQLLedger:
     def verify(self) -> Mapping[str, Head]:
         """Walk every writer's chain; where each of them ends.
 
-        Raises VerificationFailed (`ledger_entry_changed`, `ledger_entry_missing`, `ledger_end_missing`), LedgerUnavailable.
+        Raises VerificationFailed (`ledger_entry_changed`, `ledger_entry_missing`, `ledger_end_missing`),
+        LedgerUnavailable.
         """
         with self._database.snapshot() as connection:
             heads = {row.writer: Head(row.position, row.hash) for row in connection.execute(select(WRITERS))}
@@ -174,7 +178,7 @@ class SQLLedger:
             return _to_entry(row)
         except (TypeError, OverflowError) as error:
             raise LedgerUnavailable(
-                f"entry {row.position} of {row.writer} cannot be read: {error}", rule="ledger_corrupt"
+                f"entry {row.position} of {row.writer} cannot be read: {error}", rule="ledger_corrupt", hint=_RESTORE
             ) from error
 
 
@@ -185,6 +189,15 @@ def _path(path: Path | str) -> Path:
         scheme = path.partition("://")[0]
         raise InvalidConfiguration(f"no ledger on {scheme!a} databases, only sqlite", rule="ledger_database")
     return Path(path.removeprefix(_SQLITE_URL))
+
+
+def _to_head(row: Sequence[Any]) -> Head:
+    """Raises LedgerUnavailable for what this program never wrote: going on from it would hide that."""
+    match row:
+        case (int() as position, str() as digest) if _HASH.fullmatch(digest):
+            return Head(position, digest)
+        case _:
+            raise LedgerUnavailable("the end of the ledger's chain is damaged", rule="ledger_corrupt", hint=_RESTORE)
 
 
 def _to_row(writer: str, position: int, entry: LedgerEntry, digest: str) -> tuple[Any, ...]:
@@ -227,7 +240,8 @@ def _not_unique(error: IntegrityError) -> Exception:
     """Only the caller's own mistake is renamed; other conflicts are failures of the database."""
     if "serial" not in str(error):
         return error
-    return CitadelError("a serial number was issued before: the source of randomness repeats itself", rule="duplicate_serial")
+    message = "a serial number was issued before: the source of randomness repeats itself"
+    return CitadelError(message, rule="duplicate_serial")
 
 
 def _checked(row: Row[Any], previous: Head) -> Head:

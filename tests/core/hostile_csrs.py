@@ -8,15 +8,23 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
 from typing import TypeAlias
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat import asn1
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
+from citadel_py.core.errors import InvalidCSR
+
+Row: TypeAlias = tuple[str, str, Callable[[], bytes]]
 SignBytes: TypeAlias = Callable[[bytes], bytes]
+
+DATA = Path(__file__).parent.parent / "data" / "csr"
 
 EXTENSION_REQUEST = "1.2.840.113549.1.9.14"
 MICROSOFT_EXTENSION_REQUEST = "1.3.6.1.4.1.311.2.1.14"
@@ -94,10 +102,6 @@ def requested(*extensions: bytes, attribute_type: str = EXTENSION_REQUEST) -> by
     return attribute(attribute_type, sequence(*extensions))
 
 
-def alternative_names(*names: bytes) -> bytes:
-    return sequence(*names)
-
-
 def uri(text: bytes) -> bytes:
     return tlv(0x86, text)
 
@@ -117,6 +121,29 @@ def ec_spki(point: bytes, curve: bytes | None = None) -> bytes:
 
 def rsa_spki(n: int, e: int = 65537, algorithm: bytes | None = None) -> bytes:
     return sequence(algorithm or sequence(oid(RSA_ENCRYPTION), NULL), bit_string(sequence(integer(n), integer(e))))
+
+
+@cache
+def ec_key(curve: type[ec.EllipticCurve] = ec.SECP256R1) -> ec.EllipticCurvePrivateKey:
+    """The same key for every test: it costs time, and no test is about it."""
+    return ec.generate_private_key(curve())
+
+
+@cache
+def rsa_key(bits: int = 2048, exponent: int = 65537) -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(exponent, bits)
+
+
+def prime_moduli() -> tuple[int, ...]:
+    """Primes of 2048, 2048, 3072 and 4096 bits, made with `openssl prime -generate`."""
+    return tuple(int(line, 16) for line in (DATA / "prime-moduli.txt").read_text().split())
+
+
+def rsa_key_of(p: int, q: int) -> rsa.RSAPrivateKey:
+    """Spares the tests the seconds that it takes to find large primes."""
+    n, d = p * q, pow(65537, -1, (p - 1) * (q - 1))
+    public = rsa.RSAPublicNumbers(65537, n)
+    return rsa.RSAPrivateNumbers(p, q, d, d % (p - 1), d % (q - 1), pow(q, -1, p), public).private_key()
 
 
 def ecdsa(key: ec.EllipticCurvePrivateKey, algorithm: hashes.HashAlgorithm | None = None) -> SignBytes:
@@ -150,21 +177,60 @@ class Draft:
     version: bytes = integer(0)
     subject: bytes = EMPTY_NAME
     attributes: bytes = NO_ATTRIBUTES
-    algorithm: bytes = field(default=ECDSA_SHA256)
-    unused_bits: int = 0
+    algorithm: bytes = ECDSA_SHA256
 
     def info(self) -> bytes:
         return sequence(self.version, self.subject, self.spki, self.attributes)
 
     def der(self) -> bytes:
         info = self.info()
-        return sequence(info, self.algorithm, bit_string(self.sign(info), self.unused_bits))
+        return sequence(info, self.algorithm, bit_string(self.sign(info)))
 
-    def pem(self) -> bytes:
-        return pem(self.der())
+
+def ec_draft() -> Draft:
+    """A good request for a P-256 key."""
+    return Draft(spki=spki(ec_key()), sign=ecdsa(ec_key()))
+
+
+def rsa_draft() -> Draft:
+    """A good request for an RSA-2048 key."""
+    return Draft(spki=spki(rsa_key()), sign=pkcs1(rsa_key()), algorithm=RSA_SHA256)
+
+
+def asking(*extensions: bytes) -> bytes:
+    """A P-256 request, good but for the extensions that it asks for."""
+    return replace(ec_draft(), attributes=attributes(requested(*extensions))).der()
+
+
+def naming(*names: bytes) -> bytes:
+    """A P-256 request, good but for the names that it asks for."""
+    return asking(extension(SAN, sequence(*names)))
 
 
 def pem(der: bytes, label: str = "CERTIFICATE REQUEST", newline: bytes = b"\n") -> bytes:
     text = base64.b64encode(der)
     lines = [text[start : start + 64] for start in range(0, len(text), 64)]
     return newline.join([f"-----BEGIN {label}-----".encode(), *lines, f"-----END {label}-----".encode(), b""])
+
+
+def signed(info: bytes, signature: bytes | None = None, *, unused: int = 0, after: bytes = b"") -> bytes:
+    return sequence(info, ECDSA_SHA256, bit_string(signature or ecdsa(ec_key())(info), unused), after)
+
+
+def with_attributes(*members: bytes) -> bytes:
+    return replace(ec_draft(), attributes=attributes(*members)).der()
+
+
+def with_subject(*relative_names: bytes) -> bytes:
+    return replace(ec_draft(), subject=sequence(*relative_names)).der()
+
+
+def named(text: bytes, type_oid: str = "2.5.4.3") -> bytes:
+    return sequence(oid(type_oid), text)
+
+
+def refused_rule(parse: Callable[[], object]) -> str:
+    with pytest.raises(InvalidCSR) as refused:
+        parse()
+    assert refused.value.message, "a refusal says what is wrong"
+    return refused.value.rule

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -20,57 +20,63 @@ from cryptography.x509.oid import ExtendedKeyUsageOID as Purpose
 from cryptography.x509.oid import NameOID
 
 from citadel_py.core.bundle import Bundle
+from citadel_py.core.keys import PrivateKey, signing_hash
 from citadel_py.core.spiffe import TrustDomain
 
 NOW = datetime(2026, 11, 20, 13, 2, tzinfo=UTC)
 HOUR = timedelta(hours=1)
-SKIP: Any = None  # an extension that is left out
-USAGES = (
-    "digital_signature content_commitment key_encipherment data_encipherment key_agreement "
-    "key_cert_sign crl_sign encipher_only decipher_only"
-).split()
+SKIP = None  # an extension that is left out
+USAGES = ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
+          "key_cert_sign", "crl_sign", "encipher_only", "decipher_only")  # fmt: skip
+Extension: TypeAlias = tuple[x509.ExtensionType, bool]  # and whether it is critical
+Change: TypeAlias = Extension | x509.Name | datetime | int | Sequence[str] | None
+Edit: TypeAlias = Callable[[list[bytes]], None]
 SHA256_ECDSA = bytes.fromhex("300a06082a8648ce3d040302")
 SHA1_ECDSA = bytes.fromhex("300906072a8648ce3d0401")
 
 
 @cache
-def key(kind: str, slot: str = "") -> Any:
+def key(kind: str, _slot: str = "") -> PrivateKey:
     """The key of that kind and slot; the same one each time, because RSA keys are slow to make."""
     if kind.startswith("rsa"):
         size, _, exponent = kind.removeprefix("rsa").partition("e")
         return rsa.generate_private_key(int(exponent or 65537), int(size))
     if kind == "ed25519":
         return ed25519.Ed25519PrivateKey.generate()
-    curve = {"p256": ec.SECP256R1, "p384": ec.SECP384R1, "p521": ec.SECP521R1, "k1": ec.SECP256K1}[kind]
-    return ec.generate_private_key(curve())
+    curves = {"p256": ec.SECP256R1(), "p384": ec.SECP384R1(), "p521": ec.SECP521R1(), "k1": ec.SECP256K1()}
+    return ec.generate_private_key(curves[kind])
 
 
 def name(common_name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)] if common_name else [])
 
 
-def usage(*bits: str, critical: bool = True) -> tuple[x509.KeyUsage, bool]:
+def usage(*bits: str, critical: bool = True) -> Extension:
     return x509.KeyUsage(**{each: each in bits for each in USAGES}), critical
 
 
-def purposes(*oids: x509.ObjectIdentifier, critical: bool = False) -> tuple[x509.ExtendedKeyUsage, bool]:
+def purposes(*oids: x509.ObjectIdentifier, critical: bool = False) -> Extension:
     return x509.ExtendedKeyUsage(oids), critical
 
 
-def constraints(ca: bool, length: int | None = None, *, critical: bool = True) -> tuple[x509.BasicConstraints, bool]:  # noqa: FBT001 - as the extension itself
+def constraints(*, ca: bool, length: int | None = None, critical: bool = True) -> Extension:
     return x509.BasicConstraints(ca, length), critical
 
 
-def names(*uris: str, others: Sequence[x509.GeneralName] = (), critical: bool = True) -> tuple[Any, bool]:
+def names(*uris: str, others: Sequence[x509.GeneralName] = (), critical: bool = True) -> Extension:
     return x509.SubjectAlternativeName([*map(x509.UniformResourceIdentifier, uris), *others]), critical
 
 
-def unknown(*, critical: bool) -> tuple[x509.UnrecognizedExtension, bool]:
-    return x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.1"), b"\x05\x00"), critical
+def unknown(*, critical: bool, size: int = 2) -> Extension:
+    return x509.UnrecognizedExtension(x509.ObjectIdentifier("1.3.6.1.4.1.99999.1"), bytes(size)), critical
 
 
-def name_constraints(permitted: Any = None, excluded: Any = None) -> tuple[x509.NameConstraints, bool]:
-    return x509.NameConstraints(permitted, excluded), True
+def permits(*permitted: x509.GeneralName) -> Extension:
+    return x509.NameConstraints(permitted, None), True
+
+
+def excludes(*excluded: x509.GeneralName) -> Extension:
+    return x509.NameConstraints(None, excluded), True
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ class Entity:
     """A certificate and its key."""
 
     certificate: x509.Certificate
-    key: Any
+    key: PrivateKey
 
     @property
     def bundle(self) -> Bundle:
@@ -101,69 +107,82 @@ class Pki:
         return self.root.bundle
 
     def authority(
-        self, common_name: str, parent: Entity | None = None, *, kind: str = "p256", slot: str = "", length: int | None = 1,
-        uris: Sequence[str] = ("spiffe://example.org",), sign: Any = None, **changes: Any,
-    ) -> Entity:  # fmt: skip
+        self,
+        common_name: str,
+        parent: Entity | None = None,
+        *,
+        kind: str = "p256",
+        slot: str = "",
+        length: int | None = 1,
+        uris: Sequence[str] = ("spiffe://example.org",),
+        **changes: Change,
+    ) -> Entity:
         """A root, or an intermediate under `parent`. `changes` replace extensions and fields by name."""
         own = key(kind, slot or common_name)
-        extensions = {
-            "constraints": constraints(True, length),
+        parts: dict[str, Change] = {
+            "subject": name(common_name),
+            "issuer": parent.certificate.subject if parent else name(common_name),
+            "not_before": NOW - 1000 * HOUR,
+            "not_after": NOW + 1000 * HOUR,
+            "constraints": constraints(ca=True, length=length),
             "usage": usage("key_cert_sign", "crl_sign"),
             "names": names(*uris, critical=False) if uris else SKIP,
             "ski": (x509.SubjectKeyIdentifier.from_public_key(own.public_key()), False),
             "aki": _aki(parent.key) if parent else SKIP,
         }
-        issuer = parent.certificate.subject if parent else name(common_name)
-        signer = parent.key if parent else own
-        lifetime = {"not_before": NOW - 1000 * HOUR, "not_after": NOW + 1000 * HOUR}
-        return _issue(
-            {"subject": name(common_name), "issuer": issuer, **lifetime, **changes}, extensions, own, signer, sign
-        )
+        return _issue({**parts, **changes}, own, parent.key if parent else own)
 
-    def leaf(self, issuer: Entity | None = None, *, kind: str = "p256", sign: Any = None, **changes: Any) -> Entity:
-        """An SVID under `issuer`, the intermediate by default. `uris` and others change it by name."""
-        issuer, own = issuer or self.intermediate, key(kind, "leaf")
-        extensions = {
-            "constraints": constraints(False),
-            "usage": usage("digital_signature"),
-            "purposes": purposes(Purpose.SERVER_AUTH, Purpose.CLIENT_AUTH),
-            "names": names(*changes.pop("uris", ["spiffe://example.org/ns/a/sa/b"])),
-            "aki": _aki(issuer.key),
-        }
-        fields = {
+    def leaf(
+        self,
+        issuer: Entity | None = None,
+        *,
+        kind: str = "p256",
+        uris: Sequence[str] = ("spiffe://example.org/ns/a/sa/b",),
+        **changes: Change,
+    ) -> Entity:
+        """An SVID under `issuer`, the intermediate by default. `changes` as above."""
+        signer, own = issuer or self.intermediate, key(kind, "leaf")
+        parts: dict[str, Change] = {
             "subject": name(""),
-            "issuer": issuer.certificate.subject,
+            "issuer": signer.certificate.subject,
             "not_before": NOW - HOUR,
             "not_after": NOW + HOUR,
+            "constraints": constraints(ca=False),
+            "usage": usage("digital_signature"),
+            "purposes": purposes(Purpose.SERVER_AUTH, Purpose.CLIENT_AUTH),
+            "names": names(*uris),
+            "aki": _aki(signer.key),
         }
-        return _issue({**fields, **changes}, extensions, own, issuer.key, sign)
+        return _issue({**parts, **changes}, own, signer.key)
 
     def chain(self, *authorities: Entity, **changes: Any) -> list[x509.Certificate]:
         """A leaf with `changes` under the first of `authorities`, and these; the intermediate by default."""
         line = authorities or (self.intermediate,)
         return [self.leaf(line[0], **changes).certificate, *(each.certificate for each in line)]
 
-    def spliced(self, edit: Callable[[list[bytes]], None], **changes: Any) -> list[x509.Certificate]:
+    def spliced(self, edit: Edit, **changes: Any) -> list[x509.Certificate]:
         """A chain whose leaf has had the fields of its TBSCertificate edited, and was signed again."""
-        leaf = self.leaf(**changes).certificate
-        return [splice(leaf, self.intermediate.key, edit), self.intermediate.certificate]
+        leaf = self.leaf(**changes)
+        return [splice(leaf.certificate, self.intermediate, edit), self.intermediate.certificate]
 
 
-def _aki(signer: Any) -> tuple[x509.AuthorityKeyIdentifier, bool]:
+def _aki(signer: PrivateKey) -> Extension:
     return x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), False
 
 
-def _issue(fields: dict[str, Any], extensions: dict[str, Any], own: Any, signer: Any, sign: Any) -> Entity:
-    known = ("subject", "issuer", "not_before", "not_after", "serial")
-    chosen = {**extensions, **{each: value for each, value in fields.items() if each not in known}}
+def _issue(parts: dict[str, Any], own: PrivateKey, signer: PrivateKey) -> Entity:
+    fields = {each: parts.pop(each) for each in ("subject", "issuer", "not_before", "not_after")}
     builder = x509.CertificateBuilder(
-        fields["issuer"], fields["subject"], own.public_key(), fields.get("serial", x509.random_serial_number()),
-        fields["not_before"], fields["not_after"],
-    )  # fmt: skip
-    for extension, critical in filter(None, chosen.values()):
+        fields["issuer"],
+        fields["subject"],
+        own.public_key(),
+        x509.random_serial_number(),
+        fields["not_before"],
+        fields["not_after"],
+    )
+    for extension, critical in filter(None, parts.values()):
         builder = builder.add_extension(extension, critical)
-    digest = None if isinstance(signer, ed25519.Ed25519PrivateKey) else sign or hashes.SHA256()
-    return Entity(builder.sign(signer, digest), own)
+    return Entity(builder.sign(signer, signing_hash(signer)), own)
 
 
 # ------------------------------------------------------------------ DER, for what the builder refuses to make
@@ -188,12 +207,13 @@ def children(element: bytes) -> list[bytes]:
     return found
 
 
-def splice(certificate: x509.Certificate, signer: Any, edit: Callable[[list[bytes]], None]) -> x509.Certificate:
+def splice(certificate: x509.Certificate, signer: Entity, edit: Edit) -> x509.Certificate:
     """The certificate with `edit` done to the fields of its TBSCertificate, signed again (SHA-1 where it says so)."""
+    assert isinstance(signer.key, ec.EllipticCurvePrivateKey)
     fields = children(certificate.tbs_certificate_bytes)
     edit(fields)
     tbs, algorithm = tlv(0x30, *fields), SHA1_ECDSA if SHA1_ECDSA in fields else SHA256_ECDSA
-    signature = signer.sign(tbs, ec.ECDSA(hashes.SHA1() if algorithm == SHA1_ECDSA else hashes.SHA256()))  # noqa: S303 - that it is refused is the point
+    signature = signer.key.sign(tbs, ec.ECDSA(hashes.SHA1() if algorithm == SHA1_ECDSA else hashes.SHA256()))  # noqa: S303 - that it is refused is the point
     return load(tlv(0x30, tbs, algorithm, tlv(0x03, b"\0", signature)))
 
 
@@ -203,7 +223,7 @@ def load(der: bytes) -> x509.Certificate:
         return x509.load_der_x509_certificate(der)
 
 
-def edit_extensions(change: Callable[[list[bytes]], None]) -> Callable[[list[bytes]], None]:
+def edit_extensions(change: Edit) -> Edit:
     """An edit of the list of extensions, the last field of a TBSCertificate."""
 
     def edit(fields: list[bytes]) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID as Purpose
 from hypothesis import given, settings
@@ -29,8 +30,8 @@ from tests.core.svid_factory import (
     Pki,
     constraints,
     name,
-    name_constraints,
     names,
+    permits,
     purposes,
     splice,
     unknown,
@@ -40,31 +41,32 @@ from tests.core.svid_factory import (
 Presented: TypeAlias = tuple[Sequence[x509.Certificate], Bundle]
 TD = TrustDomain("example.org")
 ID = SpiffeID(TD, "/ns/a/sa/b")
-OLD = {"not_before": NOW - 9 * HOUR, "not_after": NOW - HOUR}
+OLD: dict[str, Any] = {"not_before": NOW - 9 * HOUR, "not_after": NOW - HOUR}
 PKI = Pki()
+TABLE: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data" / "spiffe-ids.json").read_text(encoding="utf-8"))
 
 
 def leaf(**changes: Any) -> Presented:
     return PKI.chain(**changes), PKI.bundle
 
 
-def under(root: Entity, *, direct: bool = False, **changes: Any) -> Presented:
+def under(root: Entity, *, direct: bool = False) -> Presented:
     """A leaf below a root that somebody else made."""
-    return PKI.chain(root if direct else PKI.authority("below", root, length=0), **changes), root.bundle
+    return PKI.chain(root if direct else PKI.authority("below", root, length=0)), root.bundle
 
 
 def bundle(*entities: Entity) -> Bundle:
     return Bundle(TD, tuple(each.certificate for each in entities))
 
 
-def made_by_hand(**changes: Any) -> Entity:
+def made_by_hand(*, critical: bool = True) -> Entity:
     """A root as people make it on a command line: no key usage, no key identifiers, no SPIFFE ID."""
-    return PKI.authority("by hand", uris=(), **{"usage": SKIP, "ski": SKIP, "length": None, **changes})
+    return PKI.authority("by hand", uris=(), usage=SKIP, ski=SKIP, constraints=constraints(ca=True, critical=critical))
 
 
 def signed_with_sha1() -> Entity:
     root = PKI.authority("old")
-    return Entity(splice(root.certificate, root.key, lambda fields: fields.__setitem__(2, SHA1_ECDSA)), root.key)
+    return Entity(splice(root.certificate, root, lambda fields: fields.__setitem__(2, SHA1_ECDSA)), root.key)
 
 
 def renewed_root(*, slot: str = "root") -> Presented:
@@ -94,18 +96,24 @@ ACCEPTED: dict[str, Callable[[], Presented]] = {
     "the root presented too": lambda: ([*PKI.chain(), PKI.root.certificate], PKI.bundle),
     "an intermediate presented twice": lambda: (PKI.chain(PKI.intermediate, PKI.intermediate), PKI.bundle),
     "other certificates presented too": lambda: (
-        PKI.chain(PKI.intermediate, PKI.authority("else"), PKI.leaf(), PKI.authority("dead", **OLD)), PKI.bundle,
+        PKI.chain(PKI.intermediate, PKI.authority("else"), PKI.leaf(), PKI.authority("dead", **OLD)),
+        PKI.bundle,
     ),
     "an intermediate in the bundle": lambda: (PKI.chain()[:1], bundle(PKI.intermediate)),
     # leaves
     "DNS names and addresses": lambda: leaf(
-        names=names(str(ID), others=[x509.DNSName("*.a.example"), x509.IPAddress(ip_address("10.0.0.1")), x509.RFC822Name("a@b.c")])
+        names=names(
+            str(ID),
+            others=[x509.DNSName("*.a.example"), x509.IPAddress(ip_address("10.0.0.1")), x509.RFC822Name("a@b.c")],
+        )
     ),
     "a subject": lambda: leaf(subject=name("a"), names=names(str(ID), critical=False)),
     "a subject beside a critical SAN": lambda: leaf(subject=name("a")),
     "no purposes": lambda: leaf(purposes=SKIP),
     "critical purposes": lambda: leaf(purposes=purposes(Purpose.SERVER_AUTH, Purpose.CLIENT_AUTH, critical=True)),
-    "a further purpose": lambda: leaf(purposes=purposes(Purpose.CLIENT_AUTH, Purpose.CODE_SIGNING, Purpose.SERVER_AUTH)),
+    "a further purpose": lambda: leaf(
+        purposes=purposes(Purpose.CLIENT_AUTH, Purpose.CODE_SIGNING, Purpose.SERVER_AUTH)
+    ),
     "no basic constraints": lambda: leaf(constraints=SKIP),
     "no authority key identifier": lambda: leaf(aki=SKIP),
     "an unknown extension": lambda: leaf(other=unknown(critical=False)),
@@ -118,27 +126,34 @@ ACCEPTED: dict[str, Callable[[], Presented]] = {
     "the first second": lambda: leaf(not_before=NOW),
     "the last second": lambda: leaf(not_after=NOW),
     # authorities
-    "a P-384 authority": lambda: under(PKI.authority("r384", kind="p384", sign=hashes.SHA384()), sign=hashes.SHA384()),
+    "a P-384 authority": lambda: under(PKI.authority("r384", kind="p384")),
     "an RSA authority": lambda: under(PKI.authority("rsa", kind="rsa2048")),
-    "an intermediate without an ID": lambda: (PKI.chain(PKI.authority("plain", PKI.root, length=0, uris=())), PKI.bundle),
+    "an intermediate without an ID": lambda: (
+        PKI.chain(PKI.authority("plain", PKI.root, length=0, uris=())),
+        PKI.bundle,
+    ),
     "an intermediate for any purpose": lambda: (
-        PKI.chain(PKI.authority("any", PKI.root, purposes=purposes(Purpose.ANY_EXTENDED_KEY_USAGE))), PKI.bundle,
+        PKI.chain(PKI.authority("any", PKI.root, purposes=purposes(Purpose.ANY_EXTENDED_KEY_USAGE))),
+        PKI.bundle,
     ),
     "name constraints that are met": lambda: (
         PKI.chain(
-            PKI.authority("nc", PKI.root, nc=name_constraints([x509.DNSName("a.example")])),
+            PKI.authority("nc", PKI.root, nc=permits(x509.DNSName("a.example"))),
             names=names(str(ID), others=[x509.DNSName("b.a.example")]),
-        ), PKI.bundle,
+        ),
+        PKI.bundle,
     ),
     "a root made by hand": lambda: under(made_by_hand()),
     "a root made by hand signs the leaf": lambda: under(made_by_hand(), direct=True),
-    "a root whose constraints are not critical": lambda: under(made_by_hand(constraints=constraints(True, critical=False))),
+    "a root whose constraints are not critical": lambda: under(made_by_hand(critical=False)),
     "a root that signed itself with SHA-1": lambda: under(signed_with_sha1()),
-    "a root of another trust domain, above an intermediate of ours": lambda: under(PKI.authority("far", uris=["spiffe://far.org"])),
+    "a root of another trust domain, above an intermediate of ours": lambda: under(
+        PKI.authority("far", uris=["spiffe://far.org"])
+    ),
     "a renewed root, the expired one in front": renewed_root,
     "a new root of the same name, the old one in front": lambda: renewed_root(slot="earlier"),
     "a new root that the old one signed": cross_signed,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("make", ACCEPTED.values(), ids=ACCEPTED.keys())
@@ -161,6 +176,8 @@ def test_the_chain_of_the_svid_is_the_path_without_the_root_and_without_what_els
     )
     assert (svid.not_before, svid.not_after) == (NOW - HOUR, NOW + HOUR)
     assert int(svid.serial, 16) == chain[0].serial_number
+    nameless = PKI.chain(aki=SKIP)
+    assert verify_svid(nameless, PKI.bundle, now=NOW).authority_id == ""
 
 
 ROOTS: dict[str, tuple[str, Callable[[], Entity]]] = {
@@ -174,7 +191,7 @@ ROOTS: dict[str, tuple[str, Callable[[], Entity]]] = {
     "an ID with a path": ("authority_spiffe_id", lambda: PKI.authority("r", uris=["spiffe://example.org/ca"])),
     "URI constraints": (
         "name_constraints",
-        lambda: PKI.authority("r", nc=name_constraints([x509.UniformResourceIdentifier("example.org")])),
+        lambda: PKI.authority("r", nc=permits(x509.UniformResourceIdentifier("example.org"))),
     ),
 }
 
@@ -193,6 +210,13 @@ def test_a_root_of_another_trust_domain_does_not_speak_for_ours(direct: bool) ->
     with pytest.raises(VerificationFailed) as caught:
         verify_svid(PKI.chain(signer), far.bundle, now=NOW)
     assert caught.value.rule == "authority_trust_domain"
+
+
+def test_the_library_too_refuses_a_signer_that_is_no_authority(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("citadel_py.core.verify.check_intermediate", lambda *_: None)
+    with pytest.raises(VerificationFailed) as caught:
+        verify_svid(PKI.chain(PKI.leaf(subject=name("leaf")), PKI.intermediate), PKI.bundle, now=NOW)
+    assert caught.value.rule == "authority_not_ca"
 
 
 def test_only_the_bundle_of_the_leafs_own_trust_domain_is_asked() -> None:
@@ -215,7 +239,7 @@ def test_only_the_bundle_of_the_leafs_own_trust_domain_is_asked() -> None:
 
 def test_the_id_that_was_expected_is_required() -> None:
     assert verify_svid(PKI.chain(), PKI.bundle, now=NOW, expected=ID).id == ID
-    with pytest.raises(VerificationFailed, match="expected was spiffe://example.org/ns/a/sa/c") as caught:
+    with pytest.raises(VerificationFailed, match="expected was spiffe://example") as caught:
         verify_svid(PKI.chain(), PKI.bundle, now=NOW, expected=SpiffeID(TD, "/ns/a/sa/c"))
     assert caught.value.rule == "unexpected_id"
 
@@ -225,6 +249,19 @@ def test_the_time_is_an_instant_whatever_its_zone_and_never_a_naive_one() -> Non
     assert verify_svid(chain, PKI.bundle, now=NOW.astimezone(timezone(timedelta(hours=-9)))).id == ID
     with pytest.raises(ValueError, match="aware"):
         verify_svid(chain, PKI.bundle, now=datetime(2026, 11, 20, 13, 2))  # noqa: DTZ001 - that it is naive is the point
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in TABLE["valid"] + TABLE["invalid"] + TABLE["divergent"] if case["id"].isascii()]
+)
+def test_a_leaf_carries_any_valid_id_with_a_path_and_no_other(case: dict[str, str]) -> None:
+    leaf = PKI.leaf(uris=[case["id"]]).certificate
+    if case.get("path"):
+        assert str(check_leaf(leaf)) == case["id"]
+        return
+    with pytest.raises(VerificationFailed) as caught:
+        check_leaf(leaf)
+    assert caught.value.rule == ("spiffe_id_path" if "path" in case else "spiffe_id")
 
 
 def reason(chain: Sequence[x509.Certificate], *, now: datetime = NOW) -> VerificationFailed:

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
+from citadel_py.core.join_token import new_token
 from citadel_py.core.keys import KeyType, generate_key, private_key_pem
 from citadel_py.obs import events
 from citadel_py.obs.logging import LogLevel, configure, get_logger
-from citadel_py.obs.redaction import JOIN_TOKEN_PREFIX
 
-JOIN_TOKEN = JOIN_TOKEN_PREFIX + "x" * 43
+JOIN_TOKEN = new_token(bytes(32))[0]
 
 
 class Terminal(io.StringIO):
@@ -85,9 +85,12 @@ def test_tracebacks_are_shown_without_secrets_and_without_local_variables(log_fo
     configure(log_format, stream=stream)  # type: ignore[arg-type]  # one of its values
     pem = private_key_pem(generate_key(KeyType.P256)).decode()
 
-    try:
+    def fail() -> None:
         local_variable = f"only local {pem}"
         raise ValueError(f"{JOIN_TOKEN} in {pem}{len(local_variable)}")
+
+    try:
+        fail()
     except ValueError:
         get_logger().exception(events.TASK_DIED)
 

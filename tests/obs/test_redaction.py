@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import base64
 import json
 import secrets
 from dataclasses import dataclass, field
@@ -11,15 +10,16 @@ from cryptography.hazmat.primitives import serialization
 from hypothesis import given
 from hypothesis import strategies as st
 
+from citadel_py.core.join_token import new_token
 from citadel_py.core.keys import KeyType, PrivateKey, generate_key, private_key_pem
 from citadel_py.core.secrets import CertificateSecret
 from citadel_py.core.spiffe import SpiffeID
-from citadel_py.obs.redaction import JOIN_TOKEN_PREFIX, MAX_TEXT, REMOVED, redact, redact_text
+from citadel_py.obs.redaction import MAX_TEXT, REMOVED, redact, redact_text
 
 PKCS8, TRADITIONAL = serialization.PrivateFormat.PKCS8, serialization.PrivateFormat.TraditionalOpenSSL
 KEYS = {kind: generate_key(kind) for kind in (KeyType.P256, KeyType.P384, KeyType.RSA2048)}
 P256 = KEYS[KeyType.P256]
-JOIN_TOKEN = JOIN_TOKEN_PREFIX + secrets.token_urlsafe(32)
+JOIN_TOKEN = new_token(secrets.token_bytes(32))[0]
 WEB_TOKEN = jwt.encode({"sub": "system:serviceaccount:shop:web"}, "k" * 32, algorithm="HS256")
 
 
@@ -70,15 +70,15 @@ def test_a_key_inside_the_repr_of_bytes_is_removed() -> None:
 
 
 def test_a_certificate_request_or_public_key_stays() -> None:
-    public = P256.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+    public = P256.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
     assert redact_text(public.decode()) == public.decode()
 
 
 @pytest.mark.parametrize("secret", [JOIN_TOKEN, WEB_TOKEN])
-@pytest.mark.parametrize("around", ["{}", "refused {}.", "authorization: Bearer {}", '{{"t": "{}"}}', "a\\n{}\\n", "x={};y"])
+@pytest.mark.parametrize(
+    "around", ["{}", "refused {}.", "authorization: Bearer {}", '{{"t": "{}"}}', "a\\n{}\\n", "x={};y"]
+)
 def test_a_token_is_removed_in_any_text(secret: str, around: str) -> None:
     assert secret not in redact_text(around.format(secret))
 
@@ -89,7 +89,8 @@ def test_an_opaque_bearer_token_is_removed(scheme: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["token", "join_token", "password", "passphrase", "private_key", "key_pem", "Authorization", "jwt", "set-cookie"]
+    "name",
+    ["token", "join_token", "password", "passphrase", "private_key", "key_pem", "Authorization", "jwt", "set-cookie"],
 )
 def test_a_field_with_a_secret_name_is_removed_whatever_it_holds(name: str) -> None:
     assert redact({name: "plain"}) == {name: REMOVED}
@@ -147,8 +148,8 @@ _values = st.recursive(
 )
 
 
-@given(_values, st.binary(min_size=24, max_size=24))
+@given(_values, st.binary(min_size=32, max_size=32))
 def test_whatever_is_logged_beside_a_token_becomes_json_without_it(value: object, random: bytes) -> None:
-    token = JOIN_TOKEN_PREFIX + base64.urlsafe_b64encode(random).decode()
+    token, _ = new_token(random)
 
     assert token not in json.dumps(redact([value, {"text": [value, f"{token}"]}]))

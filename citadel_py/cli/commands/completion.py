@@ -25,7 +25,7 @@ def command(ctx: click.Context, shell: str) -> None:
     kind = get_completion_class(shell)
     if kind is None:  # the argument's type lists only those that click has
         raise click.UsageError(f"no completion for {shell}")
-    script = kind(ctx.find_root().command, {}, frame.PROGRAM, "_CITADEL_PY_COMPLETE").source()
+    script = kind(ctx.find_root().command, {}, frame.PROGRAM, frame.COMPLETION_VARIABLE).source()
     session = ctx.find_object(Session)
     if session is not None:
         session.answer(script + "\n")

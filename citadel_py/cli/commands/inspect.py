@@ -47,7 +47,7 @@ def command(session: Session, file: str, passphrase_file: str | None, *, as_json
     if as_json:
         session.answer_json({"objects": objects})
     else:
-        session.answer("\n".join(f"{printable(str(facts['source']))}: {block(facts, now=reader.now)}" for facts in objects))
+        session.answer("\n".join(f"{printable(facts['source'])}: {block(facts, now=reader.now)}" for facts in objects))
     return _report_problems(session, objects)
 
 
@@ -70,11 +70,12 @@ def _report_problems(session: Session, objects: list[Facts]) -> Exit:
         if _is_open_key(facts):
             session.warn(f"others may read the private key in {facts['source']}")
             session.hint(f"chmod 600 {facts['source']}")
-        if facts["type"] == UNREADABLE_TYPE and isinstance(error := facts["error"], dict):
-            code = report(Unreadable(f"{facts['source']}: {error['message']}", rule=str(error["rule"])), session)
+        if facts["type"] == UNREADABLE_TYPE:
+            error = facts["error"]
+            code = report(Unreadable(f"{facts['source']}: {error['message']}", rule=error["rule"]), session)
     return code
 
 
 def _is_open_key(facts: Facts) -> bool:
     is_plain = facts["type"] == "private_key" and not facts["is_encrypted"]
-    return is_plain and int(str(facts["file_mode"] or "0"), 8) & 0o077 != 0
+    return is_plain and int(facts["file_mode"] or "0", 8) & 0o077 != 0

@@ -31,7 +31,9 @@ def parse_window(text: str) -> Window:
         window = Fraction(part, whole or 1)
         is_right = 0 < part < whole
     if not is_right:
-        raise BadInput(f"{text!a} is not a fraction between 0 and 1 or a duration", rule="renewal_window", hint="--before 1/3")
+        raise BadInput(
+            f"{text!a} is not a fraction between 0 and 1 or a duration", rule="renewal_window", hint="--before 1/3"
+        )
     return window
 
 
@@ -40,8 +42,7 @@ def parse_window(text: str) -> Window:
     examples=[
         "citadel-py needs-renewal web/tls.crt",
         "citadel-py needs-renewal web/tls.crt --before 12h",
-        "citadel-py needs-renewal web/tls.crt && "
-        "citadel-py issue spiffe://example.org/web --dir /srv/ca --out web --force",
+        "citadel-py needs-renewal web/tls.crt && citadel-py issue ID --dir /srv/ca --out web --force",
     ],
     meanings={
         Exit.DONE: "yes: renew it",

@@ -10,13 +10,14 @@ import click
 
 from citadel_py.cli import frame, options, params
 from citadel_py.cli.exits import Exit
-from citadel_py.cli.session import JSON, Session
+from citadel_py.cli.session import Session
 from citadel_py.core.errors import VerificationFailed
 from citadel_py.core.spiffe import SpiffeID, TrustDomain
 
 if TYPE_CHECKING:
     from cryptography import x509
 
+    from citadel_py.cli.describe import Facts
     from citadel_py.core.bundle import BundleSet
     from citadel_py.core.x509svid import X509SVID
 
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 @options.as_json
 @click.pass_obj
 def command(
-    session: Session, chain: str, bundle: str, expected: SpiffeID | None, at: datetime | None, *, as_json: bool
+    session: Session, /, *, chain: str, bundle: str, expected: SpiffeID | None, at: datetime | None, as_json: bool
 ) -> int:
     """Verify CHAIN (leaf first, then intermediates; - is stdin) as an X509-SVID.
 
@@ -98,8 +99,12 @@ def _trust_domain_of(leaf: x509.Certificate) -> TrustDomain:
 
 
 def _document(
-    presented: Sequence[x509.Certificate], now: datetime, *, svid: X509SVID | None = None, error: VerificationFailed | None = None
-) -> dict[str, JSON]:
+    presented: Sequence[x509.Certificate],
+    now: datetime,
+    *,
+    svid: X509SVID | None = None,
+    error: VerificationFailed | None = None,
+) -> Facts:
     from citadel_py.cli.describe import certificate_facts
     from citadel_py.cli.render import rfc3339
 
@@ -114,11 +119,11 @@ def _document(
 
 
 def _text(svid: X509SVID, now: datetime, *, is_named: bool) -> str:
-    from citadel_py.cli.blocks import certificate_line
+    from citadel_py.cli.blocks import certificate_row
     from citadel_py.cli.describe import certificate_facts
     from citadel_py.cli.render import fields, heading, rfc3339
 
     origin = "" if is_named else " (the bundle names none: taken from the leaf)"
-    rows = {"trust domain": f"{svid.id.trust_domain}{origin}", "at": rfc3339(now)}
-    lines = (certificate_line(certificate_facts(each, now=now), now=now) for each in svid.chain)
-    return heading("verified", str(svid.id)) + fields(rows) + "".join(lines)
+    rows = [certificate_row(certificate_facts(each, now=now), now=now) for each in svid.chain]
+    trust_domain = f"{svid.id.trust_domain}{origin}"
+    return heading("verified", str(svid.id)) + fields([("trust domain", trust_domain), ("at", rfc3339(now)), *rows])

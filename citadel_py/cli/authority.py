@@ -1,0 +1,104 @@
+"""The engine on an authority's directory, as the offline commands use it: decide, sign, record, hand out.
+
+The same engine, profile, policy and ledger as the service's; only the caller is another: whoever
+can read the authority's key.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Self
+
+from cryptography import x509
+
+from citadel_py.cli.inputs import naming, with_passphrase
+from citadel_py.cli.session import Session
+from citadel_py.core import profile
+from citadel_py.core.bundle import Bundle
+from citadel_py.core.csr import SigningRequest
+from citadel_py.core.engine import Engine
+from citadel_py.core.errors import InvalidConfiguration, VerificationFailed
+from citadel_py.core.issuer import Issuer
+from citadel_py.core.pem import MAX_PEM_BYTES, load_certificates
+from citadel_py.core.policy import Caller, Method, Policy, Wanted
+from citadel_py.core.spiffe import TrustDomain
+from citadel_py.core.svid_rules import spiffe_id_of_authority
+from citadel_py.core.x509svid import X509SVID
+from citadel_py.store import authority_dir
+from citadel_py.store.files import read_bounded
+
+LEDGER = "ledger.db"
+WRITER = "offline"  # of the ledger: its own hash chain, apart from the service's
+
+
+@dataclass(frozen=True, slots=True)
+class OfflineAuthority:
+    """An opened directory that can issue."""
+
+    directory: Path
+    engine: Engine
+
+    @classmethod
+    def open(cls, session: Session, directory: Path, passphrase_file: str | None, *, now: datetime) -> Self:
+        """Load the keys and prove that they work. Raises CitadelError."""
+        held = with_passphrase(session, passphrase_file, lambda given: authority_dir.load(directory, passphrase=given))
+        issuer = Issuer.activated(held.authority, held.intermediates, held.bundle, now=now, serial=new_serial())
+        return cls(directory, Engine(issuer, Policy(held.trust_domain), os.urandom))
+
+    @property
+    def bundle(self) -> Bundle:
+        return self.engine.issuer.bundle
+
+    def issue(self, request: SigningRequest, wanted: Wanted, *, now: datetime) -> X509SVID:
+        """A certificate that is in the ledger. Raises CitadelError; then there is neither."""
+        from citadel_py.store.ledger import SQLLedger
+
+        caller = Caller(Method.OFFLINE, whoever_runs_this())
+        issuance = self.engine.prepare(request, caller, wanted, now=now, request_id=uuid.uuid4().hex)
+        with SQLLedger.open(self.directory / LEDGER, writer=WRITER) as ledger:
+            ledger.append([issuance.entry])
+        return issuance.svid
+
+
+def read_bundle(directory: Path) -> Bundle:
+    """The bundle of an authority's directory, without opening a key. Raises BadInput."""
+    if not (directory / authority_dir.BUNDLE_JSON).exists():
+        raise InvalidConfiguration(
+            f"no authority in {directory}",
+            rule="authority_missing",
+            hint=f"make one: citadel-py init --dir {directory} --trust-domain NAME",
+        )
+    path = directory / authority_dir.INTERMEDIATE / authority_dir.CERTIFICATE
+    with naming(str(path)):
+        signing = load_certificates(read_bounded(path, MAX_PEM_BYTES))[0]
+        trust_domain = _trust_domain_of(signing)
+    return Bundle.from_jwks(trust_domain, read_bounded(directory / authority_dir.BUNDLE_JSON, MAX_PEM_BYTES))
+
+
+def new_serial() -> int:
+    """A random serial number."""
+    return profile.serial_number(os.urandom(profile.SERIAL_BYTES))
+
+
+def whoever_runs_this() -> str:
+    """`offline:<user>@<host>`, by the process's own user id: the environment could say anything."""
+    try:
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        user = f"uid-{os.getuid()}"
+    return f"{Method.OFFLINE}:{user}@{os.uname().nodename}".encode("ascii", "backslashreplace").decode()
+
+
+def _trust_domain_of(authority: x509.Certificate) -> TrustDomain:
+    try:
+        authority_id = spiffe_id_of_authority(authority, "the authority")
+    except VerificationFailed as error:
+        raise InvalidConfiguration(error.message, rule=error.rule) from error
+    if authority_id is None:
+        raise InvalidConfiguration("the authority names no trust domain", rule="trust_domain_mismatch")
+    return authority_id.trust_domain

@@ -1,0 +1,59 @@
+"""`serve`: flags become settings, and app.serve runs on them. What the settings mean is config.py's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from citadel_py.cli import frame, options, services
+from citadel_py.cli.exits import Exit
+
+
+@frame.command(
+    "serve",
+    examples=[
+        "citadel-py serve --dir /srv/ca --listen 127.0.0.1:8443 --admin 127.0.0.1:9090",
+        """\
+citadel-py serve --dir /srv/ca --listen 0.0.0.0:8443 --listen-mtls 0.0.0.0:8444 \\
+    --admin 127.0.0.1:9090 --server-name ca.example""",
+        "citadel-py serve --config citadel.toml",
+    ],
+    codes=[Exit.UNAVAILABLE],
+    meanings={Exit.DONE: "stopped by SIGTERM or SIGINT, with every request answered"},
+)
+@click.option(
+    "--dir", metavar="D", envvar=options.DIRECTORY_VARIABLE, show_envvar=True, help="Directory of the authority."
+)
+@click.option("--listen", metavar="HOST:PORT", help="Where callers with a token ask (TLS).")
+@click.option(
+    "--listen-mtls", metavar="HOST:PORT", help="Where callers with a certificate renew.  [default: a free port]"
+)
+@click.option("--admin", metavar="HOST:PORT", help="Health and metrics (HTTP).")
+@click.option(
+    "--server-name", metavar="NAME", multiple=True, help="A further name of the serving certificate; may be repeated."
+)
+@options.passphrase_file("Passphrase of the authority's key.")
+@click.option("--jwt-issuer", metavar="ISS", help="Accept JSON Web Tokens of this issuer.")
+@click.option("--jwt-jwks", metavar="FILE_OR_URL", help="Its keys.")
+@click.option("--jwt-audience", metavar="AUD", help="The audience that a token must have.")
+@click.option("--clock-skew", metavar="DURATION", help="By how much the clocks of token issuers may differ.")
+@click.option(
+    "--default-ttl", metavar="DURATION", help="Lifetime of certificates when none is asked for.  [default: 24h]"
+)
+@click.option("--min-ttl", metavar="DURATION", help="Shortest lifetime.  [default: 1m]")
+@click.option("--max-ttl", metavar="DURATION", help="Longest lifetime.  [default: 90d]")
+@click.option("--relax-names/--no-relax-names", default=None, help="Ignore names in a CSR that were not granted.")
+@click.option("--allow-ed25519/--no-allow-ed25519", default=None, help="Accept Ed25519 keys (Envoy does not).")
+@click.option("--shutdown-grace", metavar="DURATION", help="How long requests may take to end when it stops.")
+@services.common_options
+def command(config_file: Path | None, **flags: object) -> None:
+    """Run the CA service on the authority in D.
+
+    It issues over gRPC to callers with a join token, a JWT or a certificate, and renews its own
+    serving certificate. SIGTERM stops it gracefully.
+    """
+    from citadel_py.app.serve import serve
+    from citadel_py.config import load_serve
+
+    services.run_service(serve(load_serve(services.given(flags), config_file)))

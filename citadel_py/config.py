@@ -1,0 +1,314 @@
+"""Settings of `serve` and `agent`: one frozen model each, from flags, environment, a TOML file and defaults.
+
+A flag stands above a `CITADEL_SERVE__*` or `CITADEL_AGENT__*` variable, a variable above the file, the
+file above the default. An unknown name is an error, and every error says where its value came from.
+Nothing here opens what the settings point to, except the TOML file itself.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from citadel_py.core.duration import parse_duration
+from citadel_py.core.errors import BadInput, InvalidConfiguration
+from citadel_py.core.policy import TTLLimits
+from citadel_py.core.renewal import RenewalPolicy
+from citadel_py.core.spiffe import SpiffeID
+
+MAX_FILE_BYTES = 1 << 20
+FILE_VARIABLE = "CITADEL_CONFIG"
+SEARCHED_FILES = (Path("citadel.toml"), Path("/etc/citadel-py/citadel.toml"))
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """`HOST:PORT`. An empty host means every address of the machine; port 0 means a free one."""
+
+    host: str
+    port: int
+
+    @property
+    def bind_host(self) -> str | None:
+        """The host as asyncio wants it: None for every address."""
+        return self.host or None
+
+    def __str__(self) -> str:
+        host = self.host or "::"
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+
+
+def parse_address(text: str) -> Address:
+    """Read `HOST:PORT`, `[::1]:443` or `:443`. Raises InvalidConfiguration."""
+    host, colon, port = text.rpartition(":")
+    is_bracketed = host.startswith("[") and host.endswith("]")
+    host = host[1:-1] if is_bracketed else host
+    if not colon or (":" in host) != is_bracketed or set(host) & set("[]/ \t"):
+        raise _invalid_address(text, "it is not HOST:PORT")
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
+        raise _invalid_address(text, "its port is not a number from 0 to 65535")
+    return Address(host, int(port))
+
+
+def _invalid_address(text: str, why: str) -> InvalidConfiguration:
+    return InvalidConfiguration(
+        f"{text[:100]!a} is no address: {why}",
+        rule="invalid_address",
+        hint="write 127.0.0.1:8443, [::1]:8443, or :8443 for every address of this machine",
+    )
+
+
+def _parse_mode(text: str) -> int:
+    try:
+        mode = int(text, 8)
+    except ValueError:
+        mode = -1
+    if not 0 <= mode <= 0o777:
+        raise InvalidConfiguration(f"{text[:20]!a} is no file mode: write it as 0660", rule="invalid_mode")
+    return mode
+
+
+def _split_names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _text_read_by(parse: Callable[[str], object]) -> BeforeValidator:
+    """Text goes through our own parser; what else the type accepts, pydantic decides."""
+
+    def validate(value: object) -> object:
+        try:
+            return parse(value) if isinstance(value, str) else value
+        except BadInput as error:
+            raise ValueError(error.message) from error
+
+    return BeforeValidator(validate)
+
+
+def _only_text(value: object) -> object:
+    if isinstance(value, int | float):
+        raise ValueError("write it in quotes")  # noqa: TRY004 - the kind of error that pydantic collects
+    return value
+
+
+AddressSetting = Annotated[Address, _text_read_by(parse_address)]
+DurationSetting = Annotated[timedelta, BeforeValidator(_only_text), _text_read_by(parse_duration)]
+IdSetting = Annotated[SpiffeID, _text_read_by(SpiffeID.parse)]
+ModeSetting = Annotated[int, BeforeValidator(_only_text), _text_read_by(_parse_mode)]
+NamesSetting = Annotated[tuple[str, ...], _text_read_by(_split_names)]
+
+
+class Settings(BaseModel):
+    """What both services have. `section` is the table of the TOML file and a part of each variable's name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    section: ClassVar[str]
+
+    log_format: Literal["auto", "json", "console"] = "auto"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    shutdown_grace: DurationSetting = timedelta(seconds=20)
+
+
+class ServeSettings(Settings):
+    """Settings of `citadel-py serve`."""
+
+    section = "serve"
+
+    dir: Path
+    listen: AddressSetting
+    listen_mtls: AddressSetting | None = None
+    admin: AddressSetting
+    server_name: NamesSetting = ()
+    passphrase_file: Path | None = None
+    jwt_issuer: str | None = None
+    jwt_jwks: str | None = None
+    jwt_audience: str = "istio-ca"
+    clock_skew: DurationSetting = timedelta(seconds=60)
+    default_ttl: DurationSetting = timedelta(hours=24)
+    min_ttl: DurationSetting = timedelta(minutes=1)
+    max_ttl: DurationSetting = timedelta(days=90)
+    relax_names: bool = False
+    allow_ed25519: bool = False
+
+    @property
+    def ttl_limits(self) -> TTLLimits:
+        return TTLLimits(self.default_ttl, self.min_ttl, self.max_ttl)
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        _ = self.ttl_limits
+        if (self.jwt_issuer is None) != (self.jwt_jwks is None):
+            raise _conflict("jwt_issuer and jwt_jwks belong together: whose tokens, and the keys that verify them")
+        return self
+
+
+class AgentSettings(Settings):
+    """Settings of `citadel-py agent`."""
+
+    section = "agent"
+
+    ca: AddressSetting | None = None
+    ca_mtls: AddressSetting | None = None
+    ca_bundle: Path | None = None
+    token_file: Path | None = None
+    ca_dir: Path | None = None
+    passphrase_file: Path | None = None
+    id: IdSetting
+    state: Path
+    sds: str
+    sds_mode: ModeSetting = 0o660
+    ttl: DurationSetting | None = None
+    renew_earliest: float = 0.5
+    renew_latest: float = 0.66
+    admin: AddressSetting | None = None
+
+    @property
+    def renewal(self) -> RenewalPolicy:
+        return RenewalPolicy(self.renew_earliest, self.renew_latest)
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        _ = self.renewal
+        if (self.ca is None) == (self.ca_dir is None):
+            raise _conflict("exactly one of ca (a service) and ca_dir (an authority on this machine) is needed")
+        if self.ca is not None and self.ca_bundle is None:
+            raise _conflict("ca needs ca_bundle: the roots that verify the service")
+        if self.ca is not None and not (self.ca.host and self.ca.port):
+            raise _conflict(f"ca needs a host and a port to call, not {str(self.ca)!r}")
+        for name, other in _EXCLUSIVE.items():
+            if getattr(self, name) is not None and getattr(self, other) is None:
+                raise _conflict(f"{name} has no meaning without {other}")
+        return self
+
+
+# The first means something only beside the second.
+_EXCLUSIVE = {"ca_mtls": "ca", "ca_bundle": "ca", "token_file": "ca", "passphrase_file": "ca_dir"}
+
+
+def _conflict(message: str) -> InvalidConfiguration:
+    return InvalidConfiguration(message, rule="settings_conflict")
+
+
+def load_serve(flags: Mapping[str, object], config_file: Path | None = None) -> ServeSettings:
+    """Settings from the flags that were given, the environment, the file and defaults. Raises InvalidConfiguration.
+
+    Without `config_file` the file is $CITADEL_CONFIG, ./citadel.toml or /etc/citadel-py/citadel.toml.
+    """
+    return _load(ServeSettings, flags, config_file)
+
+
+def load_agent(flags: Mapping[str, object], config_file: Path | None = None) -> AgentSettings:
+    """As load_serve."""
+    return _load(AgentSettings, flags, config_file)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    value: object
+    origin: str  # "flag --listen", "variable CITADEL_SERVE__LISTEN", "[serve] in /etc/citadel-py/citadel.toml"
+
+
+Model = TypeVar("Model", bound=Settings)
+
+
+def _load(model: type[Model], flags: Mapping[str, object], config_file: Path | None) -> Model:
+    found = _from_file(model, config_file) | _from_environment(model) | _from_flags(flags)
+    for name, each in found.items():
+        _check_name(name, model.model_fields, each.origin)
+    try:
+        return model.model_validate({name: each.value for name, each in found.items()})
+    except ValidationError as error:
+        raise _explained(error.errors(), found, model) from error
+
+
+def _from_flags(flags: Mapping[str, object]) -> dict[str, _Found]:
+    return {name: _Found(value, f"flag {_flag(name)}") for name, value in flags.items() if value is not None}
+
+
+def _from_environment(model: type[Settings]) -> dict[str, _Found]:
+    """Our variables. One that differs from ours in underscores alone is a slip, and told."""
+    names = {_variable(model, name): name for name in model.model_fields}
+    letters = {variable.replace("_", "") for variable in names}
+    found = {}
+    for variable, text in os.environ.items():
+        if variable.startswith(_variable(model, "")) or variable.replace("_", "") in letters:
+            _check_name(variable, names, "in the environment")
+            found[names[variable]] = _Found(text, f"variable {variable}")
+    return found
+
+
+def _from_file(model: type[Settings], config_file: Path | None) -> dict[str, _Found]:
+    path = config_file or _file_of_environment() or next((each for each in SEARCHED_FILES if each.exists()), None)
+    if path is None:
+        return {}
+    document = _read_toml(path)
+    for name in document:
+        _check_name(name, ("serve", "agent"), f"{path}")
+    table = document.get(model.section, {})
+    if not isinstance(table, dict):
+        raise InvalidConfiguration(f"{model.section} in {path} is not a table", rule="invalid_setting")
+    return {name: _Found(value, f"[{model.section}] in {path}") for name, value in table.items()}
+
+
+def _file_of_environment() -> Path | None:
+    name = os.environ.get(FILE_VARIABLE)
+    return Path(name) if name else None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_FILE_BYTES + 1)
+        if len(text) > MAX_FILE_BYTES:
+            raise InvalidConfiguration(f"{path} has more than {MAX_FILE_BYTES} bytes", rule="config_file_too_large")
+        return tomllib.loads(text.decode())
+    except OSError as error:
+        raise InvalidConfiguration(f"cannot read {path}: {error.strerror}", rule="config_file_unreadable") from error
+    except ValueError as error:  # of TOML and of UTF-8
+        raise InvalidConfiguration(f"{path} is not TOML: {error}", rule="config_file_syntax") from error
+
+
+def _check_name(name: str, known: Iterable[str], origin: str) -> None:
+    names = sorted(known)
+    if name in names:
+        return
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"known are: {', '.join(names)}"
+    raise InvalidConfiguration(f"unknown setting {name[:60]!a} ({origin})", rule="unknown_setting", hint=hint)
+
+
+def _explained(
+    problems: Iterable[ErrorDetails], found: Mapping[str, _Found], model: type[Settings]
+) -> InvalidConfiguration:
+    told = [_told(problem, found) for problem in problems]
+    missing = [str(problem["loc"][0]) for problem in problems if problem["type"] == "missing"]
+    hint = [
+        f"give {_flag(name)}, {_variable(model, name)}, or {name} under [{model.section}] of a file" for name in missing
+    ]
+    rule = "missing_setting" if len(missing) == len(told) else "invalid_setting"
+    return InvalidConfiguration("; ".join(told), rule=rule, hint=hint)
+
+
+def _told(problem: ErrorDetails, found: Mapping[str, _Found]) -> str:
+    name = str(problem["loc"][0])
+    if problem["type"] == "missing":
+        return f"{name} is not set"
+    each = found[name]
+    text = problem["msg"].removeprefix("Value error, ")
+    return f"{name}: {text[:1].lower()}{text[1:]}, not {ascii(each.value)[:100]} ({each.origin})"
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _variable(model: type[Settings], name: str) -> str:
+    return f"CITADEL_{model.section.upper()}__{name.upper()}"

@@ -1,0 +1,129 @@
+"""Group commit: one append for what is ready together, and nobody is lost or left waiting."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from citadel_py.ca.group_commit import DOUBT, GroupCommit
+from citadel_py.core.errors import LedgerUnavailable
+from citadel_py.core.ledger import LedgerEntry
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+class RecordingLedger:
+    """Remembers each append; fails with what it is given."""
+
+    def __init__(self) -> None:
+        self.appends: list[list[str]] = []
+        self.failure: Exception | None = None
+
+    def append(self, entries: Sequence[LedgerEntry]) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self.appends.append([entry.serial for entry in entries])
+
+
+def entry(serial: str) -> LedgerEntry:
+    end = NOW + timedelta(hours=1)
+    return LedgerEntry("issued", serial, "spiffe://td/a", "b", "jwt", "00", "11", NOW, end, "id", NOW)
+
+
+@pytest.fixture
+def ledger() -> RecordingLedger:
+    return RecordingLedger()
+
+
+async def test_what_is_ready_in_one_turn_is_committed_at_once(ledger: RecordingLedger) -> None:
+    commits = GroupCommit(ledger)
+    await asyncio.gather(*(commits.record(entry(name)) for name in "abc"))
+    await commits.record(entry("d"))
+    assert ledger.appends == [["a", "b", "c"], ["d"]]
+
+
+async def test_entries_are_durable_when_record_returns(ledger: RecordingLedger) -> None:
+    commits = GroupCommit(ledger)
+
+    async def record(name: str) -> bool:
+        await commits.record(entry(name))
+        return any(name in group for group in ledger.appends)
+
+    assert await asyncio.gather(*(record(name) for name in "abc")) == [True, True, True]
+
+
+async def test_a_failed_commit_refuses_everybody_in_it_with_an_error_of_their_own(ledger: RecordingLedger) -> None:
+    commits = GroupCommit(ledger)
+    ledger.failure = LedgerUnavailable("disk full", rule="ledger_disk_full")
+    errors = await asyncio.gather(*(commits.record(entry(name)) for name in "ab"), return_exceptions=True)
+    assert [getattr(error, "rule", None) for error in errors] == ["ledger_disk_full"] * 2
+    assert errors[0] is not errors[1]
+    ledger.failure = None
+    await commits.record(entry("c"))
+    assert ledger.appends == [["c"]]
+
+
+async def test_a_waiter_that_is_cancelled_takes_nobody_with_it_and_is_recorded(ledger: RecordingLedger) -> None:
+    commits = GroupCommit(ledger)
+    gone = asyncio.create_task(commits.record(entry("gone")))
+    stays = asyncio.create_task(commits.record(entry("stays")))
+    await asyncio.sleep(0)  # both wait now, and the commit comes next
+    gone.cancel()
+    await stays
+    assert gone.cancelled()
+    assert ledger.appends == [["gone", "stays"]]
+
+
+async def test_a_waiter_that_is_cancelled_does_not_hide_a_failure(ledger: RecordingLedger) -> None:
+    commits = GroupCommit(ledger)
+    ledger.failure = LedgerUnavailable("locked")
+    gone = asyncio.create_task(commits.record(entry("gone")))
+    stays = asyncio.create_task(commits.record(entry("stays")))
+    await asyncio.sleep(0)
+    gone.cancel()
+    with pytest.raises(LedgerUnavailable):
+        await stays
+
+
+async def test_a_bug_in_the_ledger_leaves_nobody_waiting(ledger: RecordingLedger) -> None:
+    commits = GroupCommit(ledger)
+    reported: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: reported.append(context["exception"]))
+    ledger.failure = bug = ZeroDivisionError()
+    with pytest.raises(LedgerUnavailable):
+        await commits.record(entry("a"))
+    assert reported == [bug]
+
+
+async def test_a_failure_is_a_problem_until_a_commit_succeeds(ledger: RecordingLedger) -> None:
+    commits = GroupCommit(ledger, monotonic=lambda: 1.0)
+    ledger.failure = LedgerUnavailable("disk full")
+    with pytest.raises(LedgerUnavailable):
+        await commits.record(entry("a"))
+    assert commits.problem == "disk full"
+    ledger.failure = None
+    await commits.record(entry("b"))
+    assert commits.problem is None
+
+
+async def test_a_problem_is_forgotten_after_a_while_so_that_work_comes_back(ledger: RecordingLedger) -> None:
+    clock = [100.0]
+    commits = GroupCommit(ledger, monotonic=lambda: clock[0])
+    ledger.failure = LedgerUnavailable("disk full")
+    with pytest.raises(LedgerUnavailable):
+        await commits.record(entry("a"))
+    clock[0] += DOUBT.total_seconds() + 1
+    assert commits.problem is None
+
+
+async def test_each_commit_that_succeeded_is_observed_with_its_size(ledger: RecordingLedger) -> None:
+    seen: list[int] = []
+    commits = GroupCommit(ledger, observe=lambda count, _seconds: seen.append(count))
+    await asyncio.gather(commits.record(entry("a")), commits.record(entry("b")))
+    ledger.failure = LedgerUnavailable("disk full")
+    with pytest.raises(LedgerUnavailable):
+        await commits.record(entry("c"))
+    assert seen == [2]

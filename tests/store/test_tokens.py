@@ -1,0 +1,129 @@
+"""One-time join tokens: used once, in time, and never kept themselves."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from citadel_py.core.errors import CitadelError, LedgerUnavailable, Unauthenticated
+from citadel_py.core.ports import JoinToken
+from citadel_py.store.ledger import SQLLedger
+from tests.store.conftest import Clock, OpenLedger
+from tests.store.things import NOW, WEB
+
+SECRET = b"a token that somebody was given"
+DIGEST = hashlib.sha256(SECRET).digest()
+EXPIRY = NOW + timedelta(minutes=10)
+TOKEN = JoinToken(DIGEST, WEB, EXPIRY)
+JUST_BEFORE = EXPIRY - timedelta(microseconds=1)
+
+
+def test_a_token_is_found_as_it_was_added_until_just_before_it_expires(ledger: SQLLedger) -> None:
+    ledger.add(TOKEN)
+    assert ledger.find(DIGEST, now=NOW) == TOKEN
+    assert ledger.find(DIGEST, now=JUST_BEFORE) == TOKEN
+
+
+def test_a_token_works_once_also_on_the_last_moment_and_after_a_restart(
+    ledger: SQLLedger, open_ledger: OpenLedger
+) -> None:
+    ledger.add(TOKEN)
+    ledger.redeem(DIGEST, now=JUST_BEFORE)
+    for again in (ledger, open_ledger()):
+        assert refused(lambda: again.redeem(DIGEST, now=JUST_BEFORE)) == "join_token_used"
+        assert refused(lambda: again.find(DIGEST, now=JUST_BEFORE)) == "join_token_used"
+
+
+def test_a_token_that_nobody_made_is_unknown(ledger: SQLLedger) -> None:
+    ledger.add(TOKEN)
+    for digest in (SECRET, DIGEST[:-1], DIGEST + b"\0", b""):
+        assert refused(lambda: ledger.find(digest, now=NOW)) == "join_token_unknown"  # noqa: B023 - called at once
+        assert refused(lambda: ledger.redeem(digest, now=NOW)) == "join_token_unknown"  # noqa: B023 - called at once
+
+
+def test_a_token_that_has_expired_is_refused_and_stays_unused(ledger: SQLLedger) -> None:
+    ledger.add(TOKEN)
+    for moment in (EXPIRY, EXPIRY + timedelta(days=5)):
+        assert refused(lambda: ledger.find(DIGEST, now=moment)) == "join_token_expired"  # noqa: B023 - called at once
+        assert refused(lambda: ledger.redeem(DIGEST, now=moment)) == "join_token_expired"  # noqa: B023 - called at once
+    ledger.redeem(DIGEST, now=NOW)
+
+
+def refused(use: Callable[[], object]) -> str:
+    with pytest.raises(Unauthenticated) as caught:
+        use()
+    assert "citadel-py token create" in caught.value.hints[0]
+    return caught.value.rule
+
+
+def test_a_token_is_not_added_twice_and_not_revived(ledger: SQLLedger) -> None:
+    ledger.add(TOKEN)
+    ledger.redeem(DIGEST, now=NOW)
+    with pytest.raises(CitadelError) as caught:
+        ledger.add(JoinToken(DIGEST, WEB, EXPIRY + timedelta(days=1)))
+    assert caught.value.rule == "duplicate_join_token"
+    assert refused(lambda: ledger.find(DIGEST, now=NOW)) == "join_token_used"
+
+
+def test_old_tokens_are_forgotten_a_day_after_they_expired(ledger: SQLLedger, clock: Clock) -> None:
+    ledger.add(TOKEN)
+    clock.now = EXPIRY + timedelta(days=1)
+    ledger.add(JoinToken(b"2" * 32, WEB, clock.now))
+    assert refused(lambda: ledger.find(DIGEST, now=clock.now)) == "join_token_expired"
+    clock.now += timedelta(microseconds=1)
+    ledger.add(JoinToken(b"3" * 32, WEB, clock.now))
+    assert refused(lambda: ledger.find(DIGEST, now=clock.now)) == "join_token_unknown"
+
+
+def test_the_token_itself_is_nowhere_in_the_file(ledger: SQLLedger, ledger_path: Path) -> None:
+    ledger.add(TOKEN)
+    ledger.close()
+    content = ledger_path.read_bytes()
+    assert SECRET not in content
+    assert DIGEST.hex().encode() in content
+
+
+def test_of_several_threads_that_use_a_token_one_succeeds(ledger: SQLLedger, open_ledger: OpenLedger) -> None:
+    others = [ledger, open_ledger("two")]
+    for number in range(20):
+        ledger.add(JoinToken(bytes([number]) * 32, WEB, EXPIRY))
+    wins: list[int] = []
+
+    def redeem_all(mine: SQLLedger) -> None:
+        for number in range(20):
+            try:
+                mine.redeem(bytes([number]) * 32, now=NOW)
+            except Unauthenticated:
+                continue
+            wins.append(number)
+
+    threads = [threading.Thread(target=redeem_all, args=(others[number % 2],)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(wins) == list(range(20))
+
+
+def test_what_cannot_be_recorded_does_not_happen(ledger_path: Path) -> None:
+    """Neither a new token nor the use of one; both work once the lock is gone."""
+    other = sqlite3.connect(ledger_path, isolation_level=None)
+    with SQLLedger.open(ledger_path, writer="one", busy_timeout=timedelta(0), now=lambda: NOW) as ledger:
+        ledger.add(TOKEN)
+        new = JoinToken(b"2" * 32, WEB, EXPIRY)
+        for use in (lambda: ledger.add(new), lambda: ledger.redeem(DIGEST, now=NOW)):
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(LedgerUnavailable) as caught:
+                use()
+            assert caught.value.rule == "ledger_locked"
+            other.execute("ROLLBACK")
+            use()
+        assert ledger.find(new.digest, now=NOW) == new
+        assert refused(lambda: ledger.redeem(DIGEST, now=NOW)) == "join_token_used"
+    other.close()
