@@ -99,10 +99,12 @@ def _only_text(value: object) -> object:
     return value
 
 
+# Of several validators the last one runs first.
+_ONLY_TEXT = BeforeValidator(_only_text)
 AddressSetting = Annotated[Address, _text_read_by(parse_address)]
-DurationSetting = Annotated[timedelta, BeforeValidator(_only_text), _text_read_by(parse_duration)]
+DurationSetting = Annotated[timedelta, _text_read_by(parse_duration), _ONLY_TEXT]
 IdSetting = Annotated[SpiffeID, _text_read_by(SpiffeID.parse)]
-ModeSetting = Annotated[int, BeforeValidator(_only_text), _text_read_by(_parse_mode)]
+ModeSetting = Annotated[int, _text_read_by(_parse_mode), _ONLY_TEXT]
 NamesSetting = Annotated[tuple[str, ...], _text_read_by(_split_names)]
 
 
@@ -301,9 +303,9 @@ def _told(problem: ErrorDetails, found: Mapping[str, _Found]) -> str:
     name = str(problem["loc"][0])
     if problem["type"] == "missing":
         return f"{name} is not set"
-    each = found[name]
-    text = problem["msg"].removeprefix("Value error, ")
-    return f"{name}: {text[:1].lower()}{text[1:]}, not {ascii(each.value)[:100]} ({each.origin})"
+    text, value = problem["msg"].removeprefix("Value error, "), ascii(found[name].value)[:100]
+    but = "" if value in text else f", not {value}"
+    return f"{name}: {text[:1].lower()}{text[1:]}{but} ({found[name].origin})"
 
 
 def _flag(name: str) -> str:

@@ -117,12 +117,11 @@ def test_the_agents_defaults_are_those_of_the_documentation() -> None:
         id=SpiffeID.parse("spiffe://example.org/web"),
         state=Path("/var/lib/web"),
         sds="unix:/run/web.sock",
-        sds_mode=0o660,
         renew_earliest=0.5,
         renew_latest=0.66,
     )
     assert settings.renewal == RenewalPolicy()
-    assert (settings.ca, settings.ttl, settings.admin) == (None, None, None)
+    assert (settings.sds_mode, settings.ca, settings.ttl, settings.admin) == (0o660, None, None, None)
 
 
 def test_a_flag_stands_above_a_variable_and_a_variable_above_the_file(
@@ -237,7 +236,7 @@ def test_a_bad_value_is_told_with_the_flag_it_came_from() -> None:
     error = refused("serve", {**SERVE, "listen": "8443"})
 
     assert error.rule == "invalid_setting"
-    assert str(error) == "listen: '8443' is no address: it is not HOST:PORT, not '8443' (flag --listen)"
+    assert str(error) == "listen: '8443' is no address: it is not HOST:PORT (flag --listen)"
 
 
 def test_a_bad_value_is_told_with_the_variable_it_came_from(monkeypatch: pytest.MonkeyPatch) -> None:

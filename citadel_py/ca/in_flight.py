@@ -12,13 +12,13 @@ class InFlight:
     """Counts requests on one event loop, at most `limit` of them at a time."""
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit = limit
         self._count = 0
 
     @contextmanager
     def one(self) -> Iterator[None]:
         """Count one request. Raises Unavailable, before any work, when there are too many."""
-        if self._count >= self._limit:
+        if self._count >= self.limit:
             raise Unavailable(f"{self._count} requests are in the works already", rule="too_many_requests")
         self._count += 1
         try:

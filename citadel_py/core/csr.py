@@ -86,7 +86,8 @@ def parse_csr_pem(pem: bytes, policy: CsrPolicy = _DEFAULT_POLICY) -> SigningReq
     `key_malformed`, `key_not_canonical`; `csr_signature_algorithm`, `csr_signature_invalid`;
     `csr_critical_extension`, `csr_requests_ca`, `csr_key_usage`, `csr_extended_key_usage`,
     `csr_san_not_ascii`.
-    Takes about 90 us for P-256 and 3 ms for RSA-2048 (see `rsa_strength.check_not_prime`).
+    Takes about 130 us for P-256, of which 70 verify the signature, and 3 ms for RSA-2048 (see
+    `rsa_strength.check_not_prime`).
     """
     return _judge(read_pem(pem), policy)
 

@@ -103,7 +103,7 @@ def check_authority_key(key: PrivateKey | PublicKey) -> None:
         case rsa.RSAPublicKey(key_size=size) if 3072 <= size <= 4096 and public_key.public_numbers().e == 65537:
             return
     raise InvalidKey(
-        "an authority's key must be P-256, P-384, or RSA of 3072 to 4096 bits with e = 65537: others are refused by peers",
+        "an authority's key must be P-256, P-384, or RSA of 3072 to 4096 bits with e = 65537: peers refuse others",
         rule="authority_key_kind",
     )
 

@@ -79,6 +79,12 @@ def check_readable(certificate: x509.Certificate) -> None:
         raise _unreadable(error) from error
     if not _has_positive_serial(certificate):
         raise InvalidCertificate("a certificate's serial number is not positive", rule="serial_number")
+    # The BIT STRING around a signature is not signed; the library lets it claim unused bits, so that one
+    # certificate would have several forms and fingerprints (X.690 8.6.2.2: the octet before the bits counts them).
+    if not certificate.public_bytes(Encoding.DER).endswith(b"\0" + certificate.signature):
+        raise InvalidCertificate(
+            "a certificate's signature is no whole number of octets", rule="certificate_unreadable"
+        )
 
 
 def certificate_pem(certificate: x509.Certificate) -> bytes:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from google.protobuf.json_format import ParseDict
 
 from citadel_py._proto.istio.v1.auth import ca_pb2, ca_pb2_grpc
-from citadel_py.ca.authn import Authentication
+from citadel_py.ca.authn import Attested, Authentication, CallCredentials
 from citadel_py.ca.certificate_authn import CertificateAuthenticator
 from citadel_py.ca.group_commit import GroupCommit
 from citadel_py.ca.in_flight import InFlight
@@ -130,6 +130,20 @@ class TokenIssuer:
         return jwt.encode(self.claims(**claims), self.key, algorithm=algorithm, headers=header)
 
 
+class Turnstile:
+    """An authenticator that knows nobody and, while it is closed, keeps everybody waiting."""
+
+    def __init__(self) -> None:
+        self.arrived = asyncio.Event()
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def attest(self, _credentials: CallCredentials, *, now: datetime) -> Attested | None:
+        self.arrived.set()
+        await self.open.wait()
+        return None
+
+
 class World:
     """The service with everything around it that a test may change."""
 
@@ -148,8 +162,10 @@ class World:
             lambda: self.engine, self.commits.record, names=ServerNames.parse(), now=self.clock.now, uniform=lambda: 0.5
         )
         rules = JWTRules(ISSUER, AUDIENCE, TD)
+        self.turnstile = Turnstile()
         self.authentication = Authentication(
             [
+                self.turnstile,
                 CertificateAuthenticator(lambda: self.engine.issuer.bundle),
                 JoinTokenAuthenticator(self.ledger),
                 JWTAuthenticator(rules, self),
@@ -175,13 +191,16 @@ class World:
     async def catch_up(self) -> None:
         await self.jwks.catch_up()
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[World]:
+    async def start(self) -> None:
         await self.serving.renew()
         await self.jwks.load()
         self.server = CAServer(self.service, self.serving, metrics=self.metrics, uniform=lambda: 0.5)
         await self.server.start("localhost:0")
         await self.server.set_serving(serving=True)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[World]:
+        await self.start()
         keeping = asyncio.create_task(self.jwks.run())
         try:
             yield self

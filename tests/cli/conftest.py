@@ -80,4 +80,4 @@ def golden_run(golden: Callable[[str, str], None]) -> Callable[[str, Outcome], N
     return compare
 
 
-_RANDOM = {r"\b[0-9a-f]{64}\b": "<sha256>", r"\b[0-9a-f]{40}\b": "<key id>", r"\b[0-9a-f]{28,32}\b": "<serial>"}
+_RANDOM = {r"\b[0-9a-f]{64}\b": "<sha256>", r"\b[0-9a-f]{40}\b": "<key id>", r"\b[0-9a-f]{20,32}\b": "<serial>"}

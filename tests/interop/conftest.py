@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -19,13 +20,16 @@ import pytest
 from _go import go_program
 
 CITADEL = (sys.executable, "-m", "citadel_py")
+# The settings of whoever runs the tests are none of theirs.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("CITADEL_")}
 TRUST_DOMAIN = "td.example"
 READY_WITHIN_S = 20.0
 
 
 def citadel(*arguments: str | Path) -> str:
     """Runs the program; its answer. It must succeed."""
-    done = subprocess.run([*CITADEL, *arguments], capture_output=True, text=True, check=False, timeout=60)
+    command = [*CITADEL, *arguments]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -69,7 +73,7 @@ GoClient = Callable[..., Answer]
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    directory = tmp_path_factory.mktemp("service")
+    directory = tmp_path_factory.mktemp("service") / "ca"
     citadel("init", "--dir", directory, "--trust-domain", TRUST_DOMAIN)
     with _serving(directory) as service:
         yield service

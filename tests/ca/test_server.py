@@ -1,0 +1,213 @@
+"""The listeners: health, reflection, bounds, and an end that loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from datetime import timedelta
+from pathlib import Path
+
+import grpc
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from citadel_py.ca.in_flight import InFlight
+from citadel_py.ca.server import CAServer
+from citadel_py.ca.service import SERVICE_NAME
+from citadel_py.core.errors import Unavailable
+from citadel_py.obs.status import read_refusal
+from tests.ca.support import World, call
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+async def health(channel: grpc.aio.Channel, service: str) -> int:
+    reply = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=service))
+    return int(reply.status)
+
+
+@pytest.mark.parametrize("service", ["", "istio.v1.auth.IstioCertificateService"])
+async def test_health_says_what_it_was_told(world: World, service: str) -> None:
+    async with world.channel() as channel:
+        assert await health(channel, service) == SERVING
+        await world.server.set_serving(serving=False)
+        assert await health(channel, service) == NOT_SERVING
+        await world.server.set_serving(serving=True)
+        assert await health(channel, service) == SERVING
+
+
+async def test_before_it_is_told_health_says_not_serving(world: World) -> None:
+    other = CAServer(world.service, world.serving, metrics=world.metrics, uniform=lambda: 0.5)
+    await other.start("localhost:0")
+    try:
+        world.server, first = other, world.server
+        async with world.channel() as channel:
+            assert await health(channel, "") == NOT_SERVING
+        world.server = first
+    finally:
+        await other.stop(timedelta(0))
+
+
+async def test_reflection_lists_the_services_and_describes_the_api(world: World) -> None:
+    async with world.channel() as channel:
+        stream = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo()
+        await stream.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+        listed = {service.name for service in (await stream.read()).list_services_response.service}
+        await stream.write(reflection_pb2.ServerReflectionRequest(file_containing_symbol=SERVICE_NAME))
+        (encoded,) = (await stream.read()).file_descriptor_response.file_descriptor_proto
+        await stream.done_writing()
+    assert listed == {
+        "istio.v1.auth.IstioCertificateService",
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1alpha.ServerReflection",
+    }
+    described = FileDescriptorProto.FromString(encoded)
+    assert [method.name for method in described.service[0].method] == ["CreateCertificate"]
+
+
+async def test_an_unknown_method_is_unimplemented(world: World) -> None:
+    async with world.channel() as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.unary_unary("/istio.v1.auth.IstioCertificateService/Other")(b"")
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_text_in_the_place_of_a_message_is_an_error_of_the_call(world: World) -> None:
+    method = f"/{SERVICE_NAME}/CreateCertificate"
+    async with world.channel() as channel:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await channel.unary_unary(method)(b"\xff\xff\xff")
+        await call(channel, token=world.issuer.token())
+
+
+async def test_an_address_that_is_taken_is_refused(world: World) -> None:
+    other = CAServer(world.service, world.serving, metrics=world.metrics, uniform=lambda: 0.5)
+    with pytest.raises(Unavailable) as caught:
+        await other.start(world.server.address)
+    assert caught.value.rule == "listen_failed"
+
+
+async def test_too_many_requests_at_a_time_are_asked_to_come_back(world: World) -> None:
+    world.in_flight.limit = 0
+    async with world.channel() as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(channel, token=world.issuer.token())
+        refusal = read_refusal(caught.value)
+        assert (refusal.code.name, refusal.reason) == ("UNAVAILABLE", "TOO_MANY_REQUESTS")
+        assert refusal.retry_after is not None
+        world.in_flight.limit = 1
+        await call(channel, token=world.issuer.token())
+
+
+def test_what_is_in_the_works_is_counted_until_it_ends() -> None:
+    in_flight = InFlight(1)
+    with in_flight.one(), pytest.raises(Unavailable), in_flight.one():
+        pytest.fail("one is the limit")
+    with pytest.raises(ZeroDivisionError), in_flight.one():
+        raise ZeroDivisionError
+    with in_flight.one():
+        pass
+
+
+async def test_a_call_whose_deadline_has_passed_costs_no_certificate(world: World) -> None:
+    async with world.channel() as channel:
+        await call(channel, token=world.issuer.token())
+        pending = [call(channel, token=world.issuer.token(), timeout=0.000001) for _ in range(20)]
+        codes = {await each.code() for each in pending}
+    assert codes == {grpc.StatusCode.DEADLINE_EXCEEDED}
+    assert len(world.issued()) == 1
+
+
+# ------------------------------------------------------------------------------------------------ the end
+
+
+async def test_stopping_under_load_loses_no_request(tmp_path: Path, token_key: rsa.RSAPrivateKey) -> None:
+    """Each call that was begun ends in a certificate that is on record, or in a refusal that clients repeat."""
+    world = World(tmp_path, token_key)
+    await world.start()
+    outcomes: Counter[str] = Counter()
+    serials: set[str] = set()
+    enough = asyncio.Event()
+
+    async def client(channel: grpc.aio.Channel) -> None:
+        while not outcomes["UNAVAILABLE"]:
+            try:
+                reply = await call(channel, token=world.issuer.token())
+            except grpc.aio.AioRpcError as error:
+                outcomes[error.code().name] += 1
+            else:
+                serials.add(world.verified(reply).serial)
+                outcomes["OK"] += 1
+                if outcomes["OK"] >= 50:
+                    enough.set()
+
+    async with world.channel() as channel:
+        clients = asyncio.gather(*(client(channel) for _ in range(16)))
+        await enough.wait()
+        await world.server.stop(timedelta(seconds=20))
+        await clients
+    assert set(outcomes) == {"OK", "UNAVAILABLE"}
+    assert serials <= {entry.serial for entry in world.issued()}
+    assert len(world.issued()) == outcomes["OK"]
+    world.ledger.close()
+
+
+async def test_requests_in_the_works_are_finished_while_new_ones_are_refused(
+    tmp_path: Path, token_key: rsa.RSAPrivateKey
+) -> None:
+    world = World(tmp_path, token_key)
+    await world.start()
+    world.turnstile.open.clear()
+    async with world.channel() as channel:
+        pending = call(channel, token=world.issuer.token())
+        await world.turnstile.arrived.wait()
+        stopping = asyncio.create_task(world.server.stop(timedelta(seconds=20)))
+        await _until_refused(world)
+        assert not stopping.done()
+        world.turnstile.open.set()
+        svid = world.verified(await pending)
+        await stopping
+    assert [entry.serial for entry in world.issued()] == [svid.serial]
+    world.ledger.close()
+
+
+async def _until_refused(world: World) -> None:
+    while True:
+        async with world.channel() as channel:
+            try:
+                await call(channel, token=None, timeout=5)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.UNAVAILABLE:
+                    return
+
+
+async def test_those_who_watch_health_are_told_and_do_not_hold_up_the_end(
+    tmp_path: Path, token_key: rsa.RSAPrivateKey
+) -> None:
+    world = World(tmp_path, token_key)
+    await world.start()
+    async with world.channel() as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == SERVING
+        async with asyncio.timeout(10):
+            await world.server.stop(timedelta(seconds=60))
+        assert (await watch.read()).status == NOT_SERVING
+    world.ledger.close()
+
+
+async def test_what_does_not_end_is_cut_off_after_the_grace(tmp_path: Path, token_key: rsa.RSAPrivateKey) -> None:
+    world = World(tmp_path, token_key)
+    await world.start()
+    world.turnstile.open.clear()
+    async with world.channel() as channel:
+        pending = call(channel, token=world.issuer.token())
+        await world.turnstile.arrived.wait()
+        async with asyncio.timeout(10):
+            await world.server.stop(timedelta(milliseconds=50))
+        assert (await pending.code()) is not grpc.StatusCode.OK
+    assert world.issued() == []
+    world.ledger.close()
