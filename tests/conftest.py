@@ -7,9 +7,13 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from _environment import envoy_binary as envoy_that_was_set_up
 from _environment import envoy_versions
+
+settings.register_profile("citadel-py", deadline=None)  # machines are shared: how long an example takes proves nothing
+settings.load_profile("citadel-py")
 
 IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
 

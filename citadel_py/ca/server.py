@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha import reflection
 from citadel_py._proto.istio.v1.auth import ca_pb2_grpc
 from citadel_py.ca.health import SERVICE_NAME as HEALTH_NAME
 from citadel_py.ca.health import Health
+from citadel_py.ca.in_flight import InFlight
 from citadel_py.ca.service import SERVICE_NAME, CertificateService
 from citadel_py.ca.serving import ServingCertificate
 from citadel_py.core.errors import Unavailable
@@ -26,6 +27,9 @@ from citadel_py.obs.metrics import Metrics
 from citadel_py.obs.rpc import Metadata, RpcInterceptor
 
 MTLS_PORT_KEY = "citadel-mtls-port"
+
+PATIENCE = timedelta(milliseconds=500)  # how long answers are held back at most, for requests to be begun
+GOODBYE = timedelta(milliseconds=50)  # for word of the end to reach clients before their answers do
 
 # Beyond IN_FLIGHT a caller is told when to come back; beyond MAX_RPCS grpc refuses by itself. Each
 # request has at most MAX_REQUEST_BYTES, so that this bounds memory too.
@@ -81,12 +85,14 @@ class CAServer:
         self,
         service: CertificateService,
         serving: ServingCertificate,
+        in_flight: InFlight,
         *,
         metrics: Metrics,
         uniform: Uniform,
         limits: Limits | None = None,
     ) -> None:
         self._serving = serving
+        self._in_flight = in_flight
         self._health = Health(SERVICE_NAME)
         self.address = ""
         self.mtls_address = ""
@@ -127,8 +133,13 @@ class CAServer:
     async def stop(self, grace: timedelta) -> None:
         """Take no new requests, finish those that are in the works, at most for `grace`. To be called once."""
         await self._health.end()
+        self._in_flight.hold()
+        await self._in_flight.quiet(patience=min(grace, PATIENCE))
         both = (self._for_tokens, self._for_certificates)
-        await asyncio.gather(*(server.stop(grace.total_seconds()) for server in both))
+        stopping = asyncio.gather(*(server.stop(grace.total_seconds()) for server in both))
+        await asyncio.sleep(min(grace, GOODBYE).total_seconds())
+        self._in_flight.release()
+        await stopping
 
     def _listen(self, server: grpc.aio.Server, address: str, *, require_client_certificate: bool) -> str:
         credentials = self._serving.credentials(require_client_certificate=require_client_certificate)

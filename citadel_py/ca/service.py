@@ -56,7 +56,7 @@ class CertificateService(ca_pb2_grpc.IstioCertificateServiceServicer):
         self, request: ca_pb2.IstioCertificateRequest, context: Context
     ) -> ca_pb2.IstioCertificateResponse:
         """Certify the key of an authenticated caller. Raises CitadelError; then nothing was issued."""
-        with self._in_flight.one():
+        async with self._in_flight.one():
             _check_deadline(context)
             caller, use_up = await self._attest(context)
             _check_deadline(context)  # finding out who calls may have taken a while

@@ -12,13 +12,12 @@ from typing import TypeVar
 import click
 from cryptography import x509
 
-from citadel_py.cli.options import PASSPHRASE_VARIABLE
+from citadel_py.cli.options import PASSPHRASE_VARIABLE, STDIN
 from citadel_py.cli.session import Session
 from citadel_py.core.errors import BadInput, InvalidConfiguration, InvalidKey
 from citadel_py.core.pem import load_certificate, load_certificates
 from citadel_py.store.files import read_bounded
 
-STDIN = "-"
 MAX_INPUT_BYTES = 1 << 20
 
 _MAX_PASSPHRASE_BYTES = 1023  # the library encrypts with no longer one

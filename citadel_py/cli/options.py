@@ -13,6 +13,7 @@ from citadel_py.cli import params
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 DIRECTORY_VARIABLE = "CITADEL_DIR"
+STDIN = "-"
 PASSPHRASE_VARIABLE = "CITADEL_PASSPHRASE_FILE"  # noqa: S105 - the name of a variable
 
 directory = click.option(

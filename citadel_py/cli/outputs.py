@@ -71,6 +71,7 @@ def staging(directory: Path, *, force: bool) -> Iterator[Stage]:
     (`output_is_authority`, `output_not_a_file`) where the files must not go there at all, and
     Unavailable (`locked_by_another`).
     """
+    is_new = not directory.exists()
     make_private_dir(directory)
     with lock_file(directory):
         _check_destination(directory, force=force)
@@ -81,6 +82,9 @@ def staging(directory: Path, *, force: bool) -> Iterator[Stage]:
             yield Stage(directory, place)
         finally:
             shutil.rmtree(place, ignore_errors=True)
+            if is_new:
+                with contextlib.suppress(OSError):  # it stays unless it is empty
+                    directory.rmdir()
 
 
 def _make_stage(directory: Path) -> Path:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from citadel_py.cli.options import PASSPHRASE_VARIABLE, STDIN
 from citadel_py.core.errors import CitadelError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -17,9 +19,30 @@ _LOG_FORMATS = ("auto", "json", "console")
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
-def given(flags: Mapping[str, object]) -> dict[str, object]:
-    """The flags that stand on the command line; the others are for the environment, the file and the defaults."""
-    return {name: value for name, value in flags.items() if value is not None and value != ()}
+def given(flags: Mapping[str, object], section: str, fallbacks: Mapping[str, str]) -> dict[str, object]:
+    """The flags that stand on the command line; the others are for the environment, the file and the defaults.
+
+    `fallbacks` are variables that all commands know (CITADEL_DIR): one counts where neither the flag
+    nor the service's own variable (CITADEL_SERVE__DIR) is there.
+    """
+    found = {name: value for name, value in flags.items() if value is not None and value != ()}
+    for name, variable in fallbacks.items():
+        if variable in os.environ and not is_set(name, section, found):
+            found[name] = os.environ[variable]
+    if found.get("passphrase_file") == STDIN:
+        found["passphrase_file"] = "/dev/stdin"
+    return found
+
+
+def is_set(name: str, section: str, flags: Mapping[str, object]) -> bool:
+    """Whether a flag or the service's own variable gives this setting."""
+    return name in flags or f"CITADEL_{section.upper()}__{name.upper()}" in os.environ
+
+
+def passphrase_file(help_text: str) -> Callable[[Function], Function]:
+    """`--passphrase-file` as other commands have it; its variable is a fallback of `given`."""
+    variable = f"[env var: {PASSPHRASE_VARIABLE}]"
+    return click.option("--passphrase-file", metavar="F", help=f"{help_text} - is stdin.  {variable}")
 
 
 def common_options(function: Function) -> Function:
@@ -46,6 +69,7 @@ def _first(group: BaseExceptionGroup[Any]) -> BaseException:
 
 
 _COMMON = (
+    click.option("--shutdown-grace", metavar="DURATION", help="How long a stop may take.  [default: 20s]"),
     click.option("--log-format", type=click.Choice(_LOG_FORMATS), help="auto: console on a terminal, else JSON."),
     click.option("--log-level", type=click.Choice(_LOG_LEVELS), help="The least that is logged.  [default: info]"),
     click.option(

@@ -16,7 +16,7 @@ from typing import Annotated
 from cryptography import x509
 from cryptography.hazmat import asn1
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import AttributeOID, ExtensionOID
+from cryptography.x509.oid import ExtensionOID
 
 from citadel_py.core import pem
 from citadel_py.core.errors import InvalidCSR
@@ -34,7 +34,6 @@ _EXTENSION_REQUEST = x509.ObjectIdentifier("1.2.840.113549.1.9.14")  # RFC 2985 
 _MICROSOFT_EXTENSION_REQUEST = x509.ObjectIdentifier("1.3.6.1.4.1.311.2.1.14")  # the library reads it alike
 _EXTENSION_REQUESTS = (_EXTENSION_REQUEST, _MICROSOFT_EXTENSION_REQUEST)
 _STRING_TAGS = frozenset({b"\x0c", b"\x13", b"\x14", b"\x16", b"\x1c", b"\x1e"})  # of ASN.1 string types, primitive
-_CONSTRUCTED = 0x20
 
 
 @asn1.sequence
@@ -251,15 +250,18 @@ def _canonical(request: x509.CertificateSigningRequest, der: bytes) -> Canonical
 
 
 def _check_subject(subject: list[asn1.SetOf[_NameAttribute]]) -> None:
-    """It is not believed, and its text not even read; but the library passes over strings in pieces."""
+    """It is not believed, and its text not even read; but the library lets any value pass."""
     for relative_name in subject:
         members = relative_name.as_list()
-        if not members or any(member.value.tag_bytes[0] & _CONSTRUCTED for member in members):
-            raise _not_canonical("a name in the subject is empty or not in one piece")
+        if not members or any(member.value.tag_bytes not in _STRING_TAGS for member in members):
+            raise _not_canonical("a part of the subject is empty, or no string in one piece")
 
 
 def _check_attributes(attributes: list[_Attribute]) -> None:
-    """One of a kind, one value each: of two the library would read one and be silent about the other."""
+    """One of a kind, one value each: of two the library would read one and be silent about the other.
+
+    What does not ask for extensions is ignored, and must be plain text: nobody would see what else is in it.
+    """
     kinds = {_EXTENSION_REQUEST if member.type in _EXTENSION_REQUESTS else member.type for member in attributes}
     if len(kinds) != len(attributes):
         raise InvalidCSR("an attribute is there twice", rule="csr_duplicate_attribute")
@@ -270,8 +272,10 @@ def _check_attributes(attributes: list[_Attribute]) -> None:
                 f"the attribute {member.type.dotted_string} has {len(values)} values where one belongs",
                 rule="csr_attribute",
             )
-        if member.type == AttributeOID.CHALLENGE_PASSWORD and values[0].tag_bytes not in _STRING_TAGS:
-            raise InvalidCSR("the challenge password is not a string", rule="csr_attribute")
+        if member.type not in _EXTENSION_REQUESTS and values[0].tag_bytes not in _STRING_TAGS:
+            raise InvalidCSR(
+                f"the attribute {member.type.dotted_string} is no string in one piece", rule="csr_attribute"
+            )
 
 
 def _unreadable(error: Exception) -> InvalidCSR:

@@ -23,6 +23,7 @@ MAX_PEM_BYTES = 1 << 20  # bounds the work that a mounted file or a peer can ask
 UNREADABLE = (
     ValueError,
     TypeError,
+    KeyError,  # an unknown TLS feature (RFC 7633)
     UnsupportedAlgorithm,
     x509.DuplicateExtension,
     x509.InvalidVersion,

@@ -123,14 +123,17 @@ class Policy:
         """Raise InvalidCSR where a CSR asks for a name beyond the grant (an equal one is fine)."""
         if self.relax_names:
             return
-        granted = {str(grant.id), *grant.dns, *map(str, grant.ips)}
-        for name in (*names.uris, *names.dns, *names.others):
-            if name not in granted:
-                raise InvalidCSR(
-                    f"the CSR asks for the name {name[:100]!a}, which this caller may not have",
-                    rule="csr_san_not_granted",
-                    hint=f"leave the subject alternative name out, or ask for {grant.id}",
-                )
+        not_granted = (
+            *(name for name in names.uris if name != str(grant.id)),
+            *(name for name in names.dns if name not in grant.dns),
+            *(name for name in names.others if name not in map(str, grant.ips)),
+        )
+        if not_granted:
+            raise InvalidCSR(
+                f"the CSR asks for the name {ascii(not_granted[0][:100])}, which this caller may not have",
+                rule="csr_san_not_granted",
+                hint=f"leave the subject alternative name out, or ask for {grant.id}",
+            )
 
     def _decide_id(self, caller: Caller, wanted: SpiffeID | None) -> SpiffeID:
         spiffe_id = wanted or caller.id

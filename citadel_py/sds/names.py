@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from citadel_py.core.ports import HeldSVID
 from citadel_py.core.keys import private_key_pem
+from citadel_py.core.ports import HeldSVID
 from citadel_py.core.secrets import CertificateSecret, Secret, TrustSecret
 
 OWN_CERTIFICATE: Final = "default"

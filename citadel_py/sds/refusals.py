@@ -14,9 +14,11 @@ REMOVED: Final = "[removed]"
 
 # Where Envoy's own words begin, behind the dump of the message that broke a constraint.
 _CONSTRAINT = "Proto constraint validation failed"
-# From the first of these on there may be key material: fields of a dumped secret, PEM, long base64.
+# From the first of these on there may be key material: fields of a dumped secret, PEM, long base64 (which is
+# told from Envoy's long names of errors by what is not a letter).
 _UNSAFE = re.compile(
-    r"private_?key|inline_(?:bytes|string)|certificate_chain|-----\s*BEGIN|[A-Za-z0-9+/=_-]{40,}", re.IGNORECASE
+    r"private_key|inline_(?:bytes|string)|certificate_chain|-----\s*BEGIN"
+    r"|(?=[A-Za-z]*[0-9+/=_-])[A-Za-z0-9+/=_-]{40,}|[A-Za-z]{60,}"
 )
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
 

@@ -154,7 +154,7 @@ class _Conversation:
 
 def _check_type(type_url: str) -> None:
     if type_url not in ("", SECRET_TYPE_URL):
-        raise BadInput(f"only secrets are served here, not {ascii(type_url[:100])}", rule="resource_type_unknown")
+        raise BadInput(f"only secrets are served here, not {type_url[:100]!a}", rule="resource_type_unknown")
 
 
 def _names_of(push: Push) -> tuple[str, ...]:
@@ -163,4 +163,5 @@ def _names_of(push: Push) -> tuple[str, ...]:
 
 def _shown(names: tuple[str, ...]) -> tuple[str, ...]:
     """Bounded, for a log line."""
-    return names if len(names) <= _MAX_SHOWN_NAMES else (*names[:_MAX_SHOWN_NAMES], f"and {len(names) - _MAX_SHOWN_NAMES} more")
+    more = len(names) - _MAX_SHOWN_NAMES
+    return names if more <= 0 else (*names[:_MAX_SHOWN_NAMES], f"and {more} more")

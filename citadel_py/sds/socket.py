@@ -40,7 +40,7 @@ class UnixAddress:
             rest = rest[2:]
         if not text.startswith(_SCHEME) or not rest or rest.startswith("//") or "\0" in rest:
             raise InvalidConfiguration(
-                f"{ascii(text[:200])} is not the address of a Unix socket",
+                f"{text[:200]!a} is not the address of a Unix socket",
                 rule="socket_address",
                 hint="write it as unix:/run/citadel-py/sds.sock",
             )
@@ -171,7 +171,7 @@ def _check_is_free(path: Path) -> None:
             f"{path} exists and is not a socket", rule="socket_path_taken", hint="choose another path"
         )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
+        probe.settimeout(0)
         refused = probe.connect_ex(os.fspath(path))
     if refused != errno.ECONNREFUSED:
         raise _in_use(path, "a server")

@@ -157,12 +157,11 @@ class Stream:
 
     def _refuse(self, push: Push) -> None:
         changed = [resource for resource in push.resources if self._held.get(resource.name) != resource]
-        others = [resource for resource in self._suspects if resource not in changed]
         if len(changed) == 1:
             self._refused[changed[0].name] = changed[0]
-            self._suspects = others
-        else:
-            self._suspects = changed + others
+            self._suspects = [resource for resource in self._suspects if resource not in changed]
+        elif changed:  # there were no suspects before: while there are, changes go out one by one
+            self._suspects = changed
         self._must_restore = bool(changed)
 
     def _restored(self) -> tuple[Resource, ...]:
@@ -184,12 +183,12 @@ class Stream:
 
     def _forget_outdated(self, available: Available) -> None:
         """Refusals and suspicions hold for one content of a name that is wanted."""
-        self._refused = {
-            name: resource
-            for name, resource in self._refused.items()
-            if name in self.names and available.get(name) == resource
-        }
-        self._suspects = [each for each in self._suspects if each.name in self.names and available.get(each.name) == each]
+
+        def is_current(resource: Resource) -> bool:
+            return resource.name in self.names and available.get(resource.name) == resource
+
+        self._refused = {name: resource for name, resource in self._refused.items() if is_current(resource)}
+        self._suspects = [resource for resource in self._suspects if is_current(resource)]
 
 
 def _check_bounds(names: tuple[str, ...]) -> None:

@@ -194,7 +194,7 @@ class World:
     async def start(self) -> None:
         await self.serving.renew()
         await self.jwks.load()
-        self.server = CAServer(self.service, self.serving, metrics=self.metrics, uniform=lambda: 0.5)
+        self.server = CAServer(self.service, self.serving, self.in_flight, metrics=self.metrics, uniform=lambda: 0.5)
         await self.server.start("localhost:0")
         await self.server.set_serving(serving=True)
 

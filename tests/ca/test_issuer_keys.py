@@ -101,10 +101,27 @@ def test_what_is_no_bounded_key_set_is_refused(text: bytes) -> None:
         KeySet.parse(text)
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=20), lambda each: st.lists(each, max_size=3) | st.dictionaries(st.sampled_from(["keys", "kty", "crv", "x", "y", "n", "e", "k", "alg", "use", "key_ops", "kid"]), each, max_size=6), max_leaves=20))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=20),
+        lambda each: (
+            st.lists(each, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["keys", "kty", "crv", "x", "y", "n", "e", "k", "alg", "use", "key_ops", "kid"]),
+                each,
+                max_size=6,
+            )
+        ),
+        max_leaves=20,
+    )
+)
 def test_any_json_is_read_or_refused(value: object) -> None:
     try:
-        KeySet.parse(json.dumps({"keys": [value, {"kty": "EC", "crv": "P-256", "x": value}, {"kty": "RSA", "n": value, "e": "AQAB"}]}).encode())
+        KeySet.parse(
+            json.dumps(
+                {"keys": [value, {"kty": "EC", "crv": "P-256", "x": value}, {"kty": "RSA", "n": value, "e": "AQAB"}]}
+            ).encode()
+        )
     except InvalidConfiguration:
         return
     pytest.fail("no such value makes a usable key")

@@ -202,7 +202,13 @@ async def test_a_file_without_end_is_read_up_to_the_bound() -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["https://issuer.example/keys", "http://localhost:1/keys", "http://127.0.0.1/keys", "http://127.8.8.8/", "http://[::1]:8/"],
+    [
+        "https://issuer.example/keys",
+        "http://localhost:1/keys",
+        "http://127.0.0.1/keys",
+        "http://127.8.8.8/",
+        "http://[::1]:8/",
+    ],
 )
 def test_keys_may_come_over_tls_or_from_this_machine(url: str) -> None:
     assert str(trusted_url(url)) == url

@@ -99,7 +99,9 @@ async def test_an_empty_audience_is_none(setting: Setting, audience: object) -> 
 
 
 @pytest.mark.parametrize("name", ["exp", "nbf", "iat"])
-@pytest.mark.parametrize("value", ["tomorrow", True, [], {}, -1, 10**30, 1e308, float("nan"), float("inf"), 253_402_300_800])
+@pytest.mark.parametrize(
+    "value", ["tomorrow", True, [], {}, -1, 10**30, 1e308, float("nan"), float("inf"), 253_402_300_800]
+)
 async def test_a_time_that_is_none_is_refused(setting: Setting, name: str, value: object) -> None:
     assert await setting.rule(setting.issuer.token(**{name: value})) == "jwt_malformed"
 

@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from citadel_py.ca.in_flight import InFlight
 from citadel_py.ca.server import CAServer
 from citadel_py.ca.service import SERVICE_NAME
-from citadel_py.core.errors import Unavailable
+from citadel_py.core.errors import CitadelError, Unavailable
 from citadel_py.obs.status import read_refusal
 from tests.ca.support import World, call
 
@@ -41,7 +41,7 @@ async def test_health_says_what_it_was_told(world: World, service: str) -> None:
 
 
 async def test_before_it_is_told_health_says_not_serving(world: World) -> None:
-    other = CAServer(world.service, world.serving, metrics=world.metrics, uniform=lambda: 0.5)
+    other = CAServer(world.service, world.serving, world.in_flight, metrics=world.metrics, uniform=lambda: 0.5)
     await other.start("localhost:0")
     try:
         world.server, first = other, world.server
@@ -58,15 +58,16 @@ async def test_reflection_lists_the_services_and_describes_the_api(world: World)
         await stream.write(reflection_pb2.ServerReflectionRequest(list_services=""))
         listed = {service.name for service in (await stream.read()).list_services_response.service}
         await stream.write(reflection_pb2.ServerReflectionRequest(file_containing_symbol=SERVICE_NAME))
-        (encoded,) = (await stream.read()).file_descriptor_response.file_descriptor_proto
+        encoded = (await stream.read()).file_descriptor_response.file_descriptor_proto
         await stream.done_writing()
     assert listed == {
         "istio.v1.auth.IstioCertificateService",
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
     }
-    described = FileDescriptorProto.FromString(encoded)
-    assert [method.name for method in described.service[0].method] == ["CreateCertificate"]
+    files = {file.name: file for file in map(FileDescriptorProto.FromString, encoded)}
+    (service,) = files["istio/v1/auth/ca.proto"].service
+    assert [method.name for method in service.method] == ["CreateCertificate"]
 
 
 async def test_an_unknown_method_is_unimplemented(world: World) -> None:
@@ -85,7 +86,7 @@ async def test_text_in_the_place_of_a_message_is_an_error_of_the_call(world: Wor
 
 
 async def test_an_address_that_is_taken_is_refused(world: World) -> None:
-    other = CAServer(world.service, world.serving, metrics=world.metrics, uniform=lambda: 0.5)
+    other = CAServer(world.service, world.serving, world.in_flight, metrics=world.metrics, uniform=lambda: 0.5)
     with pytest.raises(Unavailable) as caught:
         await other.start(world.server.address)
     assert caught.value.rule == "listen_failed"
@@ -103,14 +104,51 @@ async def test_too_many_requests_at_a_time_are_asked_to_come_back(world: World) 
         await call(channel, token=world.issuer.token())
 
 
-def test_what_is_in_the_works_is_counted_until_it_ends() -> None:
+async def test_what_is_in_the_works_is_counted_until_it_ends() -> None:
     in_flight = InFlight(1)
-    with in_flight.one(), pytest.raises(Unavailable), in_flight.one():
-        pytest.fail("one is the limit")
-    with pytest.raises(ZeroDivisionError), in_flight.one():
-        raise ZeroDivisionError
-    with in_flight.one():
+    async with in_flight.one():
+        with pytest.raises(Unavailable):
+            async with in_flight.one():
+                pytest.fail("one is the limit")
+    with pytest.raises(ZeroDivisionError):
+        async with in_flight.one():
+            raise ZeroDivisionError
+    async with in_flight.one():
         pass
+
+
+async def test_answers_and_refusals_that_are_held_back_leave_when_they_may() -> None:
+    in_flight = InFlight(9)
+    left: list[str] = []
+
+    async def work(error: CitadelError | None) -> None:
+        async with in_flight.one():
+            if error:
+                raise error
+        left.append("answer")
+
+    in_flight.hold()
+    answer, refusal = asyncio.create_task(work(None)), asyncio.create_task(work(CitadelError("no")))
+    await in_flight.quiet(patience=timedelta(seconds=10))
+    assert not answer.done()
+    assert not refusal.done()
+    in_flight.release()
+    await answer
+    with pytest.raises(CitadelError):
+        await refusal
+
+
+async def test_quiet_is_not_waited_for_beyond_patience() -> None:
+    in_flight = InFlight(1)
+
+    async def keep_coming() -> None:
+        while True:
+            async with in_flight.one():
+                await asyncio.sleep(0)
+
+    traffic = asyncio.create_task(keep_coming())
+    await in_flight.quiet(patience=timedelta(milliseconds=100))
+    traffic.cancel()
 
 
 async def test_a_call_whose_deadline_has_passed_costs_no_certificate(world: World) -> None:
@@ -145,8 +183,8 @@ async def test_stopping_under_load_loses_no_request(tmp_path: Path, token_key: r
                 if outcomes["OK"] >= 50:
                     enough.set()
 
-    async with world.channel() as channel:
-        clients = asyncio.gather(*(client(channel) for _ in range(16)))
+    async with world.channel() as one, world.channel() as other:
+        clients = asyncio.gather(*(client(channel) for channel in (one, other) for _ in range(16)))
         await enough.wait()
         await world.server.stop(timedelta(seconds=20))
         await clients
@@ -166,7 +204,7 @@ async def test_requests_in_the_works_are_finished_while_new_ones_are_refused(
         pending = call(channel, token=world.issuer.token())
         await world.turnstile.arrived.wait()
         stopping = asyncio.create_task(world.server.stop(timedelta(seconds=20)))
-        await _until_refused(world)
+        await _until_nobody_listens(world)
         assert not stopping.done()
         world.turnstile.open.set()
         svid = world.verified(await pending)
@@ -175,14 +213,15 @@ async def test_requests_in_the_works_are_finished_while_new_ones_are_refused(
     world.ledger.close()
 
 
-async def _until_refused(world: World) -> None:
-    while True:
-        async with world.channel() as channel:
+async def _until_nobody_listens(world: World) -> None:
+    async with asyncio.timeout(10):
+        while True:
             try:
-                await call(channel, token=None, timeout=5)
-            except grpc.aio.AioRpcError as error:
-                if error.code() is grpc.StatusCode.UNAVAILABLE:
-                    return
+                _, writer = await asyncio.open_connection("localhost", int(world.server.address.rpartition(":")[2]))
+            except ConnectionRefusedError:
+                return
+            writer.close()
+            await asyncio.sleep(0.001)
 
 
 async def test_those_who_watch_health_are_told_and_do_not_hold_up_the_end(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from citadel_py.store.ledger import SQLLedger
 from tests.cli.support import Outcome, cli, openssl
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -29,6 +30,7 @@ def made_authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An authority of example.org that nobody changes."""
     directory = tmp_path_factory.mktemp("authority") / "ca"
     assert cli("init", "--dir", directory, "--trust-domain", "example.org").code == 0
+    SQLLedger.open(directory / "ledger.db", writer="test").close()  # its tables take longer to make than a certificate
     return directory
 
 

@@ -76,13 +76,13 @@ def cli_in_a_process(*arguments: object, **options: Any) -> subprocess.Completed
     return subprocess.run(command, check=False, timeout=60, **{**streams, **options})
 
 
-def openssl(*arguments: object, stdin: bytes = b"") -> str:
+def openssl(*arguments: object, stdin: bytes = b"", of: str = "stdout") -> str:
     """Output of an openssl command that succeeds."""
     if shutil.which("openssl") is None:
         pytest.skip("no openssl")
     done = subprocess.run(["openssl", *map(str, arguments)], input=stdin, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
-    return done.stdout.decode()
+    return str(getattr(done, of).decode())
 
 
 def serials_in_ledger(directory: Path) -> list[str]:

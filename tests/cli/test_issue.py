@@ -102,7 +102,7 @@ def test_what_is_refused_leaves_no_file_and_no_ledger_row(
 ) -> None:
     outcome = cli("issue", *arguments, "--dir", ca, "--out", tmp_path / "o")
     assert (outcome.code, outcome.rule, outcome.out) == (code, rule, "")
-    assert not (tmp_path / "o").exists() or list((tmp_path / "o").iterdir()) == []
+    assert not (tmp_path / "o").exists()
     assert serials_in_ledger(ca) == []
 
 
@@ -207,15 +207,16 @@ def p12(ca: Path, tmp_path: Path) -> Path:
 def test_openssl_reads_key_and_chain_from_pkcs12(p12: Path) -> None:
     text = openssl("pkcs12", "-in", p12 / "tls.p12", "-passin", "pass:s3cret", "-nodes")
     assert text.count("BEGIN CERTIFICATE") == 2
-    key = load_private_key(text[text.index("-----BEGIN PRIVATE") :].encode().split(b"-----END PRIVATE KEY-----")[0] + b"-----END PRIVATE KEY-----\n")
-    assert same_public_key(key.public_key(), svid_in(p12).leaf.public_key())  # type: ignore[arg-type]  # compared as bytes
+    assert openssl("x509", "-noout", "-pubkey", stdin=text.encode()) == openssl("pkey", "-pubout", stdin=text.encode())
+    assert int(openssl("x509", "-noout", "-serial", stdin=text.encode()).removeprefix("serial="), 16) == int(
+        svid_in(p12).serial, 16
+    )
 
 
 def test_pkcs12_is_encrypted_with_aes_and_has_a_sha256_mac(p12: Path) -> None:
-    info = openssl("pkcs12", "-in", p12 / "tls.p12", "-passin", "pass:s3cret", "-info", "-noout", "-nokeys")
-    del info  # it is told on stderr; what matters is that a legacy provider was not needed
-    shown = openssl("asn1parse", "-inform", "der", "-in", p12 / "tls.p12")
-    assert ":sha256" in shown
+    info = openssl("pkcs12", "-in", p12 / "tls.p12", "-passin", "pass:s3cret", "-info", "-noout", of="stderr")
+    assert "MAC: sha256" in info
+    assert info.count("PBES2, PBKDF2, AES-256-CBC") == 2
 
 
 def test_pkcs12_comes_without_a_plain_key(p12: Path) -> None:

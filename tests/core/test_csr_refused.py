@@ -86,6 +86,7 @@ FORM: list[Row] = [
      lambda: replace(rsa_draft(), spki=rsa_spki(5, algorithm=sequence(oid(make.RSA_ENCRYPTION), b"\5\1\0"))).der()),
     ("a subject string in pieces", "csr_not_canonical",
      lambda: with_subject(set_of(named(tlv(0x2C, tlv(0x0C, b"a")))))),
+    ("a number in the subject", "csr_not_canonical", lambda: with_subject(set_of(named(b"\x02\x02\x00\x01")))),
     ("an empty name in the subject", "csr_not_canonical", lambda: with_subject(set_of())),
     ("a subject out of order", "csr_malformed",
      lambda: with_subject(set_of(named(tlv(0x0C, b"b")), named(tlv(0x0C, b"a"))))),
@@ -105,6 +106,8 @@ FORM: list[Row] = [
      lambda: with_attributes(attribute(make.CHALLENGE_PASSWORD, integer(3)))),
     ("a password in pieces", "csr_attribute",
      lambda: with_attributes(attribute(make.CHALLENGE_PASSWORD, tlv(0x2C, tlv(0x0C, b"x"))))),
+    ("an unknown attribute that is no string", "csr_attribute",
+     lambda: with_attributes(attribute("1.2.3", sequence(b"\1\1\1")))),
     ("an extension request that is a string", "csr_malformed",
      lambda: with_attributes(attribute(make.EXTENSION_REQUEST, tlv(0x0C, b"hi")))),
 ]  # fmt: skip

@@ -21,7 +21,9 @@ def test_a_new_token_has_the_form_that_is_recognised_and_is_kept_under_its_diges
     assert digest == token_digest(text) == hashlib.sha256(text.encode()).digest()
 
 
-@given(st.binary(min_size=ENTROPY_BYTES, max_size=ENTROPY_BYTES), st.binary(min_size=ENTROPY_BYTES, max_size=ENTROPY_BYTES))
+@given(
+    st.binary(min_size=ENTROPY_BYTES, max_size=ENTROPY_BYTES), st.binary(min_size=ENTROPY_BYTES, max_size=ENTROPY_BYTES)
+)
 def test_all_entropy_is_in_the_text(one: bytes, other: bytes) -> None:
     assert (new_token(one) == new_token(other)) == (one == other)
 

@@ -108,6 +108,14 @@ def test_what_the_library_would_find_later_is_found_at_once() -> None:
         load_certificates(twice.public_bytes(Encoding.PEM))
 
 
+def test_an_unknown_tls_feature_is_a_certificate_that_cannot_be_read() -> None:
+    feature = bytes.fromhex("301106082b0601050507011804053003020107")  # number 7; RFC 7633 knows 5 and 17
+    odd = der(splice(ONE, PKI.root, edit_extensions(lambda extensions: extensions.append(feature))))
+    with pytest.raises(InvalidCertificate) as caught:
+        load_certificate(odd)
+    assert caught.value.rule == "certificate_unreadable"
+
+
 def test_bytes_behind_a_der_certificate_are_refused() -> None:
     assert load_certificate(der(ONE)) == ONE
     with pytest.raises(InvalidCertificate):

@@ -106,6 +106,7 @@ def test_a_csr_may_name_nothing_or_what_was_granted(names: RequestedNames) -> No
         RequestedNames((str(WEB), str(DATABASE)), (), ()),
         RequestedNames((), ("web.shop.svc",), ()),
         RequestedNames((), (), ("10.0.0.1",)),
+        RequestedNames((), (str(WEB),), ()),  # a DNS name that reads like the ID is not the ID
     ],
 )
 def test_a_csr_that_names_more_is_refused_unless_relaxed(names: RequestedNames) -> None:

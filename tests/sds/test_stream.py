@@ -283,6 +283,20 @@ def test_of_several_changes_refused_together_the_good_ones_arrive_and_the_bad_on
     assert stream.next_push(now) is None
 
 
+def test_refusing_what_was_accepted_does_not_hold_up_what_is_left_to_try() -> None:
+    stream = acknowledged(having(a="1", b="1"), "a", "b")
+    now = having(a="bad", b="2")
+    for _ in range(2):
+        stream.receive(nack(pushed(stream, now)), now)
+    sent = []
+    for _ in range(3):
+        push = pushed(stream, now)
+        sent.append(tuple(each.version for each in push.resources))
+        stream.receive(nack(push) if "bad" in sent[-1] else ack(push), now)
+    assert sent == [("bad", "1"), ("1", "1"), ("1", "2")]
+    assert stream.next_push(now) is None
+
+
 def test_a_refusal_text_is_redacted() -> None:
     available = having(a="1")
     stream = opened(available, "a")

@@ -89,7 +89,7 @@ def test_a_write_that_fails_leaves_the_old_content_and_no_litter(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, step, fail)
-        with pytest.raises(Unavailable, match="cannot write .*: no space left on device") as caught:
+        with pytest.raises(Unavailable, match=r"cannot write .*: no space left on device") as caught:
             write_atomic(path, b"new")
     assert caught.value.rule == "file_not_written"
     assert caught.value.hints == ("make room on the file system",)
@@ -163,7 +163,9 @@ def test_a_key_that_others_can_reach_is_refused(tmp_path: Path, open_mode: int) 
     assert read_private(path) == b"secret"
 
 
-@pytest.mark.parametrize(("mounted_mode", "is_accepted"), [(0o640, True), (0o440, True), (0o660, False), (0o644, False)])
+@pytest.mark.parametrize(
+    ("mounted_mode", "is_accepted"), [(0o640, True), (0o440, True), (0o660, False), (0o644, False)]
+)
 def test_a_key_that_another_user_hands_to_our_group_is_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, mounted_mode: int, is_accepted: bool
 ) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import sqlite3
 import threading
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -36,30 +36,31 @@ def test_a_token_works_once_also_on_the_last_moment_and_after_a_restart(
     ledger.add(TOKEN)
     ledger.redeem(DIGEST, now=JUST_BEFORE)
     for again in (ledger, open_ledger()):
-        assert refused(lambda: again.redeem(DIGEST, now=JUST_BEFORE)) == "join_token_used"
-        assert refused(lambda: again.find(DIGEST, now=JUST_BEFORE)) == "join_token_used"
+        assert refused(again, now=JUST_BEFORE) == "join_token_used"
 
 
 def test_a_token_that_nobody_made_is_unknown(ledger: SQLLedger) -> None:
     ledger.add(TOKEN)
     for digest in (SECRET, DIGEST[:-1], DIGEST + b"\0", b""):
-        assert refused(lambda: ledger.find(digest, now=NOW)) == "join_token_unknown"  # noqa: B023 - called at once
-        assert refused(lambda: ledger.redeem(digest, now=NOW)) == "join_token_unknown"  # noqa: B023 - called at once
+        assert refused(ledger, digest, now=NOW) == "join_token_unknown"
 
 
 def test_a_token_that_has_expired_is_refused_and_stays_unused(ledger: SQLLedger) -> None:
     ledger.add(TOKEN)
     for moment in (EXPIRY, EXPIRY + timedelta(days=5)):
-        assert refused(lambda: ledger.find(DIGEST, now=moment)) == "join_token_expired"  # noqa: B023 - called at once
-        assert refused(lambda: ledger.redeem(DIGEST, now=moment)) == "join_token_expired"  # noqa: B023 - called at once
+        assert refused(ledger, now=moment) == "join_token_expired"
     ledger.redeem(DIGEST, now=NOW)
 
 
-def refused(use: Callable[[], object]) -> str:
-    with pytest.raises(Unauthenticated) as caught:
-        use()
-    assert "citadel-py token create" in caught.value.hints[0]
-    return caught.value.rule
+def refused(ledger: SQLLedger, digest: bytes = DIGEST, *, now: datetime) -> str:
+    """The rule by which both looking a token up and using it are refused."""
+    with pytest.raises(Unauthenticated) as found:
+        ledger.find(digest, now=now)
+    with pytest.raises(Unauthenticated) as used:
+        ledger.redeem(digest, now=now)
+    assert found.value.rule == used.value.rule
+    assert "citadel-py token create" in found.value.hints[0]
+    return found.value.rule
 
 
 def test_a_token_is_not_added_twice_and_not_revived(ledger: SQLLedger) -> None:
@@ -68,17 +69,17 @@ def test_a_token_is_not_added_twice_and_not_revived(ledger: SQLLedger) -> None:
     with pytest.raises(CitadelError) as caught:
         ledger.add(JoinToken(DIGEST, WEB, EXPIRY + timedelta(days=1)))
     assert caught.value.rule == "duplicate_join_token"
-    assert refused(lambda: ledger.find(DIGEST, now=NOW)) == "join_token_used"
+    assert refused(ledger, now=NOW) == "join_token_used"
 
 
 def test_old_tokens_are_forgotten_a_day_after_they_expired(ledger: SQLLedger, clock: Clock) -> None:
     ledger.add(TOKEN)
     clock.now = EXPIRY + timedelta(days=1)
     ledger.add(JoinToken(b"2" * 32, WEB, clock.now))
-    assert refused(lambda: ledger.find(DIGEST, now=clock.now)) == "join_token_expired"
+    assert refused(ledger, now=clock.now) == "join_token_expired"
     clock.now += timedelta(microseconds=1)
     ledger.add(JoinToken(b"3" * 32, WEB, clock.now))
-    assert refused(lambda: ledger.find(DIGEST, now=clock.now)) == "join_token_unknown"
+    assert refused(ledger, now=clock.now) == "join_token_unknown"
 
 
 def test_the_token_itself_is_nowhere_in_the_file(ledger: SQLLedger, ledger_path: Path) -> None:
@@ -117,7 +118,8 @@ def test_what_cannot_be_recorded_does_not_happen(ledger_path: Path) -> None:
     with SQLLedger.open(ledger_path, writer="one", busy_timeout=timedelta(0), now=lambda: NOW) as ledger:
         ledger.add(TOKEN)
         new = JoinToken(b"2" * 32, WEB, EXPIRY)
-        for use in (lambda: ledger.add(new), lambda: ledger.redeem(DIGEST, now=NOW)):
+        uses: list[Callable[[], None]] = [lambda: ledger.add(new), lambda: ledger.redeem(DIGEST, now=NOW)]
+        for use in uses:
             other.execute("BEGIN IMMEDIATE")
             with pytest.raises(LedgerUnavailable) as caught:
                 use()
@@ -125,5 +127,5 @@ def test_what_cannot_be_recorded_does_not_happen(ledger_path: Path) -> None:
             other.execute("ROLLBACK")
             use()
         assert ledger.find(new.digest, now=NOW) == new
-        assert refused(lambda: ledger.redeem(DIGEST, now=NOW)) == "join_token_used"
+        assert refused(ledger, now=NOW) == "join_token_used"
     other.close()

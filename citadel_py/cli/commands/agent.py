@@ -27,7 +27,7 @@ citadel-py agent --ca ca.example:8443 --ca-bundle ca.crt --token-file web.token 
 @click.option("--ca-bundle", metavar="FILE", help="Roots that verify the CA service.")
 @click.option("--token-file", metavar="F", help="Join token or JWT for the first certificate.")
 @click.option("--ca-dir", metavar="D", help="Sign in this process with the authority in D, without a service.")
-@options.passphrase_file("Passphrase of the authority's key in --ca-dir.")
+@services.passphrase_file("Passphrase of the authority's key in --ca-dir.")
 @click.option("--id", metavar="ID", help="The SPIFFE ID to have certificates for.")
 @click.option("--state", metavar="S", help="Directory that keeps key and certificate (made 0700).")
 @click.option("--sds", metavar="unix:PATH", help="Socket on which Envoy gets them.")
@@ -46,4 +46,6 @@ def command(config_file: Path | None, **flags: object) -> None:
     from citadel_py.app.agent import agent
     from citadel_py.config import load_agent
 
-    services.run_service(agent(load_agent(services.given(flags), config_file)))
+    has_authority = services.is_set("ca_dir", "agent", services.given(flags, "agent", {}))
+    fallbacks = {"passphrase_file": options.PASSPHRASE_VARIABLE} if has_authority else {}
+    services.run_service(agent(load_agent(services.given(flags, "agent", fallbacks), config_file)))

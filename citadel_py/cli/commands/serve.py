@@ -33,7 +33,7 @@ citadel-py serve --dir /srv/ca --listen 0.0.0.0:8443 --listen-mtls 0.0.0.0:8444 
 @click.option(
     "--server-name", metavar="NAME", multiple=True, help="A further name of the serving certificate; may be repeated."
 )
-@options.passphrase_file("Passphrase of the authority's key.")
+@services.passphrase_file("Passphrase of the authority's key.")
 @click.option("--jwt-issuer", metavar="ISS", help="Accept JSON Web Tokens of this issuer.")
 @click.option("--jwt-jwks", metavar="FILE_OR_URL", help="Its keys.")
 @click.option("--jwt-audience", metavar="AUD", help="The audience that a token must have.")
@@ -45,7 +45,6 @@ citadel-py serve --dir /srv/ca --listen 0.0.0.0:8443 --listen-mtls 0.0.0.0:8444 
 @click.option("--max-ttl", metavar="DURATION", help="Longest lifetime.  [default: 90d]")
 @click.option("--relax-names/--no-relax-names", default=None, help="Ignore names in a CSR that were not granted.")
 @click.option("--allow-ed25519/--no-allow-ed25519", default=None, help="Accept Ed25519 keys (Envoy does not).")
-@click.option("--shutdown-grace", metavar="DURATION", help="How long requests may take to end when it stops.")
 @services.common_options
 def command(config_file: Path | None, **flags: object) -> None:
     """Run the CA service on the authority in D.
@@ -56,4 +55,5 @@ def command(config_file: Path | None, **flags: object) -> None:
     from citadel_py.app.serve import serve
     from citadel_py.config import load_serve
 
-    services.run_service(serve(load_serve(services.given(flags), config_file)))
+    fallbacks = {"dir": options.DIRECTORY_VARIABLE, "passphrase_file": options.PASSPHRASE_VARIABLE}
+    services.run_service(serve(load_serve(services.given(flags, "serve", fallbacks), config_file)))
