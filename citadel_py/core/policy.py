@@ -130,7 +130,7 @@ class Policy:
         )
         if not_granted:
             raise InvalidCSR(
-                f"the CSR asks for the name {ascii(not_granted[0][:100])}, which this caller may not have",
+                f"the CSR asks for the name {not_granted[0][:100]!a}, which this caller may not have",
                 rule="csr_san_not_granted",
                 hint=f"leave the subject alternative name out, or ask for {grant.id}",
             )

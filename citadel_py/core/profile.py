@@ -80,7 +80,7 @@ def root_certificate(
 ) -> x509.Certificate:
     """A self-signed root. Raises InvalidKey, InvalidConfiguration."""
     name = _authority_name(trust_domain, "root CA", serial)
-    builder = _authority_builder(trust_domain, key.public_key(), name, validity, serial, path_length=1)
+    builder = _authority_builder(trust_domain, key.public_key(), name, validity, serial=serial, path_length=1)
     return builder.issuer_name(name).sign(key, signing_hash(key))
 
 
@@ -95,7 +95,7 @@ def intermediate_certificate(
             rule="authority_outlives_parent",
         )
     name = _authority_name(trust_domain, "intermediate CA", serial)
-    builder = _authority_builder(trust_domain, public_key, name, validity, serial, path_length=0)
+    builder = _authority_builder(trust_domain, public_key, name, validity, serial=serial, path_length=0)
     builder = builder.issuer_name(parent.certificate.subject)
     return builder.add_extension(authority_key_identifier(parent.certificate), critical=False).sign(
         parent.key, signing_hash(parent.key)
@@ -163,8 +163,8 @@ def _authority_builder(
     public_key: PublicKey,
     name: x509.Name,
     validity: Validity,
-    serial: int,
     *,
+    serial: int,
     path_length: int,
 ) -> x509.CertificateBuilder:
     check_authority_key(public_key)
