@@ -48,6 +48,10 @@ class GroupCommit:
             return None
         return self._failure.message
 
+    def doubt(self, error: LedgerUnavailable) -> None:
+        """Take note of a failure that somebody else had with the same ledger."""
+        self._failure, self._failed_at = error, self._monotonic()
+
     async def record(self, entry: LedgerEntry) -> None:
         """Return once the entry is durable. Raises LedgerUnavailable; then it was not recorded.
 

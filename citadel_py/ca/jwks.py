@@ -70,6 +70,11 @@ class JwksSource:
         return self._keys
 
     @property
+    def has_keys(self) -> bool:
+        """True once there was a good set."""
+        return self._keys is not None
+
+    @property
     def problem(self) -> str | None:
         """Why the last attempt failed; None when it succeeded."""
         return self._problem

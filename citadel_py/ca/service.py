@@ -7,21 +7,21 @@ raised as they are; the interceptor of obs turns them into statuses.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import TypeAlias
 
 import grpc
 
 from citadel_py._proto.istio.v1.auth import ca_pb2, ca_pb2_grpc
-from citadel_py.ca.authn import Authentication, CallCredentials
+from citadel_py.ca.authn import Attested, Authentication, CallCredentials
 from citadel_py.ca.group_commit import GroupCommit
 from citadel_py.ca.in_flight import InFlight
 from citadel_py.ca.wishes import read_wishes
 from citadel_py.core.csr import parse_csr_pem
 from citadel_py.core.engine import Engine, Issuance
-from citadel_py.core.errors import Unavailable
+from citadel_py.core.errors import LedgerUnavailable, Unavailable
 from citadel_py.core.issuer import Issuer
 from citadel_py.core.pem import certificate_pem
-from citadel_py.core.policy import Caller
 from citadel_py.core.ports import Now
 from citadel_py.obs.metrics import CAMetrics
 from citadel_py.obs.rpc import add_fields, request_id
@@ -58,21 +58,28 @@ class CertificateService(ca_pb2_grpc.IstioCertificateServiceServicer):
         """Certify the key of an authenticated caller. Raises CitadelError; then nothing was issued."""
         async with self._in_flight.one():
             _check_deadline(context)
-            caller, use_up = await self._attest(context)
+            attested = await self._attest(context)
             _check_deadline(context)  # finding out who calls may have taken a while
             engine, now = self._engine(), self._now()
             wanted = read_wishes(request, engine.policy.limits)
             signing_request = parse_csr_pem(request.csr.encode(), engine.csr_policy)
-            issuance = engine.prepare(signing_request, caller, wanted, now=now, request_id=request_id())
-            use_up(now)
+            issuance = engine.prepare(signing_request, attested.caller, wanted, now=now, request_id=request_id())
+            self._use_up(attested, now)
             await self._commits.record(issuance.entry)
             self._tell(issuance)
             return self._answer(engine.issuer, issuance)
 
-    async def _attest(self, context: Context) -> tuple[Caller, Callable[..., None]]:
+    async def _attest(self, context: Context) -> Attested:
         attested = await self._authentication.attest(credentials_of(context), now=self._now())
         add_fields(caller=attested.caller.subject, attested_by=attested.caller.method)
-        return attested.caller, attested.use_up
+        return attested
+
+    def _use_up(self, attested: Attested, now: datetime) -> None:
+        try:
+            attested.use_up(now)
+        except LedgerUnavailable as error:
+            self._commits.doubt(error)
+            raise
 
     def _tell(self, issuance: Issuance) -> None:
         entry = issuance.entry

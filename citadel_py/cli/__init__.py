@@ -51,13 +51,12 @@ def run(arguments: Sequence[str], *, session: Session | None = None, clock: Call
     """Run one command and give its exit code. Raises only what is a bug."""
     session = session or Session(clock)
     try:
-        code = _invoke(arguments, session)
-        sys.stdout.flush()
+        return _invoke(arguments, session)
     except (CitadelError, click.ClickException, click.Abort, KeyboardInterrupt, OSError) as error:
         code = report(error, session)
-        if code is Exit.READER_GONE:
-            _drop_stdout()
-    return int(code)
+    if code is Exit.READER_GONE:
+        _drop_stdout()
+    return code
 
 
 def _invoke(arguments: Sequence[str], session: Session) -> int:

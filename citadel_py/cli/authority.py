@@ -10,13 +10,14 @@ import os
 import pwd
 import uuid
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Self
 
 from cryptography import x509
 
 from citadel_py.cli.inputs import naming, with_passphrase
+from citadel_py.cli.render import moment_with_words
 from citadel_py.cli.session import Session
 from citadel_py.core import profile
 from citadel_py.core.bundle import Bundle
@@ -25,7 +26,7 @@ from citadel_py.core.engine import Engine
 from citadel_py.core.errors import InvalidConfiguration, VerificationFailed
 from citadel_py.core.issuer import Issuer
 from citadel_py.core.pem import MAX_PEM_BYTES, load_certificates
-from citadel_py.core.policy import Caller, Method, Policy, Wanted
+from citadel_py.core.policy import Caller, Method, Policy, TTLLimits, Wanted
 from citadel_py.core.spiffe import TrustDomain
 from citadel_py.core.svid_rules import spiffe_id_of_authority
 from citadel_py.core.x509svid import X509SVID
@@ -63,6 +64,13 @@ class OfflineAuthority:
         with SQLLedger.open(self.directory / LEDGER, writer=WRITER) as ledger:
             ledger.append([issuance.entry])
         return issuance.svid
+
+
+def note_if_shortened(session: Session, svid: X509SVID, ttl: timedelta | None, *, now: datetime) -> None:
+    """Say so where a certificate lives shorter than was asked, because an authority above it ends."""
+    end = (now + TTLLimits().choose(ttl)).replace(microsecond=0)
+    if svid.not_after < end:
+        session.note(f"it ends with its authority, {moment_with_words(svid.not_after, now)}")
 
 
 def read_bundle(directory: Path) -> Bundle:

@@ -49,7 +49,16 @@ _BY_CLASS: Mapping[type[CitadelError], Exit] = {
     CitadelError: Exit.BUG,
 }
 
-_TEMPORARY = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM})
+_SHORT_OF = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
+_NETWORK = {
+    errno.EADDRINUSE,
+    errno.ECONNREFUSED,
+    errno.ECONNRESET,
+    errno.ETIMEDOUT,
+    errno.ENETUNREACH,
+    errno.EHOSTUNREACH,
+}
+_TEMPORARY = frozenset(_SHORT_OF | _NETWORK)
 
 
 def exit_of(error: BaseException) -> Exit:

@@ -149,4 +149,14 @@ def _no_such_command(name: str, known: Sequence[str], ctx: click.Context) -> cli
     return click.UsageError(f"no such command {name!r}{question}", ctx)
 
 
-__all__ = ["COMPLETION_VARIABLE", "PROGRAM", "Command", "Entry", "Family", "Program", "command", "family", "verbose_option"]
+__all__ = [
+    "COMPLETION_VARIABLE",
+    "PROGRAM",
+    "Command",
+    "Entry",
+    "Family",
+    "Program",
+    "command",
+    "family",
+    "verbose_option",
+]

@@ -36,6 +36,8 @@ def read_input(session: Session, source: str, *, flag: str, limit: int = MAX_INP
     if session.stdin_taken_by:
         raise click.UsageError(f"{flag} and {session.stdin_taken_by} cannot both read stdin")
     session.stdin_taken_by = flag
+    if sys.stdin is None:
+        raise InvalidConfiguration(f"{flag} is to be read from stdin, which is closed", rule="stdin_closed")
     data = sys.stdin.buffer.read(limit + 1)
     if len(data) > limit:
         raise InvalidConfiguration(f"stdin has more than {limit} bytes", rule="file_too_large")
@@ -79,14 +81,17 @@ def read_passphrase(session: Session, source: str | None, *, flag: str = "--pass
 
 
 def ask_new_passphrase(session: Session, what: str) -> bytes | None:
-    """Ask on the terminal, twice; empty means none."""
-    text: str = click.prompt(
-        f"Passphrase for {what} (empty: not encrypted)", default="", show_default=False, hide_input=True,
-        confirmation_prompt="Once more", err=True,
-    )  # fmt: skip
-    if not text:
+    """Ask on the terminal, twice, until both are the same; empty means none."""
+    first: str = click.prompt(
+        f"Passphrase for {what} (empty: not encrypted)", default="", show_default=False, hide_input=True, err=True
+    )
+    if not first:
         session.warn(f"{what} will not be encrypted")
-    return text.encode() or None
+        return None
+    if click.prompt("Once more", default="", show_default=False, hide_input=True, err=True) == first:
+        return first.encode()
+    session.warn("the two differ")
+    return ask_new_passphrase(session, what)
 
 
 def with_passphrase(session: Session, source: str | None, open_keys: Callable[[bytes | None], Opened]) -> Opened:

@@ -7,13 +7,15 @@ import sys
 import threading
 from collections.abc import Iterator
 
+from citadel_py.cli.session import is_terminal
+
 _PATIENCE_S = 0.5
 
 
 @contextlib.contextmanager
 def working(what: str) -> Iterator[None]:
     """Show on stderr that `what` is being done, if that is a terminal and it takes its time."""
-    if not sys.stderr.isatty():
+    if not is_terminal(sys.stderr):
         yield
         return
     done = threading.Event()

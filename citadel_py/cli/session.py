@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -32,6 +32,11 @@ def wants_color(environment: Mapping[str, str]) -> bool | None:
     if environment.get("FORCE_COLOR"):
         return True
     return False if environment.get("TERM") == "dumb" else None
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a person is at the other end; a stream that is closed is None."""
+    return stream is not None and stream.isatty()
 
 
 def printable(text: str) -> str:
@@ -55,7 +60,7 @@ class Session:
     @property
     def may_prompt(self) -> bool:
         """A person is there to be asked."""
-        return sys.stdin.isatty() and sys.stderr.isatty()
+        return is_terminal(sys.stdin) and is_terminal(sys.stderr)
 
     def answer(self, text: str | bytes) -> None:
         """Write the answer to stdout, as it is."""

@@ -23,6 +23,7 @@ MAX_PATH_BYTES = 107  # sockaddr_un: 108 with the final NUL
 DIRECTORY_MODE = 0o750
 MAX_MODE = 0o660
 _NARROW_UMASK = 0o177
+_LOCK_TRIES = 100
 _SCHEME = "unix:"
 
 
@@ -132,7 +133,7 @@ def _check_directory(directory: Path) -> None:
 
 def _lock(lock_path: Path, path: Path) -> int:
     """The descriptor of the lock file, locked. A file that its owner removed meanwhile is not the lock."""
-    while True:
+    for _ in range(_LOCK_TRIES):
         descriptor = _open(lock_path)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -142,6 +143,7 @@ def _lock(lock_path: Path, path: Path) -> int:
         if _is_same_file(descriptor, lock_path):
             return descriptor
         os.close(descriptor)
+    raise _in_use(path, "somebody who keeps replacing the lock file")
 
 
 def _open(lock_path: Path) -> int:

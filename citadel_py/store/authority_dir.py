@@ -148,6 +148,7 @@ def content_fingerprint(directory: Path) -> str:
 
 def _begin(directory: Path, root_directory: Path | None) -> None:
     """Mark the set as unfinished, then take away what an earlier attempt, or a forced one, leaves behind."""
+    remove_leftovers(directory, str(_MARK), older_than=timedelta(0))
     write_atomic(directory / _MARK, b"citadel-py init did not finish: run it again\n")
     for path in (BUNDLE_JSON, BUNDLE_PEM):
         _remove(directory / path)

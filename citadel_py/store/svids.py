@@ -135,24 +135,25 @@ def _encode(held: HeldSVID, passphrase: bytes | None) -> dict[str, Any]:
 
 def _sealed(value: dict[str, Any]) -> bytes:
     """The file: the digest finds damage that would still parse."""
-    return json.dumps({"version": FORMAT, "sha256": _digest(value), "svid": value}, indent=1).encode() + b"\n"
+    return json.dumps({"version": FORMAT, "sha256": digest(value), "svid": value}, indent=1).encode() + b"\n"
 
 
 def _opened(data: bytes) -> dict[str, Any]:
     """Raises BadInput."""
     try:
         document = json.loads(data)
-        version, digest, value = document["version"], document["sha256"], document["svid"]
+        version, sha256, value = document["version"], document["sha256"], document["svid"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadInput("it is not an SVID file", rule="svid_file_corrupt") from error
     if version != FORMAT:
         raise BadInput(f"it has format {version!a}, and this version knows {FORMAT}", rule="svid_file_version")
-    if not isinstance(value, dict) or digest != _digest(value):
+    if not isinstance(value, dict) or sha256 != digest(value):
         raise BadInput("its content does not match its digest", rule="svid_file_corrupt")
     return value
 
 
-def _digest(value: dict[str, Any]) -> str:
+def digest(value: dict[str, Any]) -> str:
+    """What the file says in `sha256` about its content."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 

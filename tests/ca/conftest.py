@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import structlog
 from cryptography.hazmat.primitives.asymmetric import rsa
-
 from structlog.typing import EventDict
 
 from tests.ca.support import World

@@ -22,8 +22,8 @@ from citadel_py.ca.authn import Attested, Authentication, CallCredentials
 from citadel_py.ca.certificate_authn import CertificateAuthenticator
 from citadel_py.ca.group_commit import GroupCommit
 from citadel_py.ca.in_flight import InFlight
-from citadel_py.ca.join_authn import JoinTokenAuthenticator
 from citadel_py.ca.issuer_keys import KeySet
+from citadel_py.ca.join_authn import JoinTokenAuthenticator
 from citadel_py.ca.jwks import JwksSource
 from citadel_py.ca.jwt_authn import JWTAuthenticator, JWTRules
 from citadel_py.ca.server import IN_FLIGHT, CAServer
@@ -138,7 +138,7 @@ class Turnstile:
         self.open = asyncio.Event()
         self.open.set()
 
-    async def attest(self, _credentials: CallCredentials, *, now: datetime) -> Attested | None:
+    async def attest(self, _credentials: CallCredentials, *, now: datetime) -> Attested | None:  # noqa: ARG002
         self.arrived.set()
         await self.open.wait()
         return None

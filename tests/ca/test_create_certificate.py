@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import grpc
 import pytest
@@ -20,7 +21,7 @@ from tests.ca.support import TD, World, call, make_authority, new_csr
 CART = SpiffeID.parse("spiffe://example.org/ns/shop/sa/cart")
 
 
-async def refused(world: World, **request: object) -> Refusal:
+async def refused(world: World, **request: Any) -> Refusal:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await world.ask(**{"token": world.issuer.token(), **request})
     return read_refusal(caught.value)

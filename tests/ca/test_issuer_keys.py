@@ -63,7 +63,7 @@ def test_the_algorithm_that_a_key_names_is_its_only_one(token_key: rsa.RSAPrivat
         7,
         jwk(P521.public_key()),
         jwk(P256),  # a private key
-        jwk(rsa.generate_private_key(public_exponent=65537, key_size=1024).public_key()),
+        jwk(rsa.generate_private_key(public_exponent=65537, key_size=1024).public_key()),  # noqa: S505 - that is the point
         jwk(P256.public_key(), use="enc"),
         jwk(P256.public_key(), key_ops=["sign"]),
         jwk(P256.public_key(), alg="HS256"),

@@ -17,6 +17,7 @@ from citadel_py.ca.authn import CallCredentials
 from citadel_py.ca.issuer_keys import KeySet
 from citadel_py.ca.jwt_authn import JWTAuthenticator, JWTRules, service_account_id
 from citadel_py.core.errors import Unauthenticated
+from citadel_py.core.join_token import claims_to_be_join_token
 from citadel_py.core.policy import Caller, Method
 from citadel_py.core.spiffe import SpiffeID
 from tests.ca.support import AUDIENCE, ISSUER, TD, Clock, TokenIssuer
@@ -102,7 +103,7 @@ async def test_an_empty_audience_is_none(setting: Setting, audience: object) -> 
 @pytest.mark.parametrize(
     "value", ["tomorrow", True, [], {}, -1, 10**30, 1e308, float("nan"), float("inf"), 253_402_300_800]
 )
-async def test_a_time_that_is_none_is_refused(setting: Setting, name: str, value: object) -> None:
+async def test_a_time_that_is_none_is_refused(setting: Setting, name: str, value: Any) -> None:
     assert await setting.rule(setting.issuer.token(**{name: value})) == "jwt_malformed"
 
 
@@ -209,8 +210,12 @@ async def test_a_token_without_the_name_of_a_key_is_verified_with_the_only_one(s
     assert await setting.attest(nameless.token()) == CART
 
 
+def _is_no_join_token(text: str) -> bool:
+    return not claims_to_be_join_token(text.strip())
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(text=st.text(alphabet=st.characters(max_codepoint=127), max_size=200))
+@given(text=st.text(alphabet=st.characters(max_codepoint=127), max_size=200).filter(_is_no_join_token))
 async def test_text_that_is_no_token_is_refused_and_nothing_else(setting: Setting, text: str) -> None:
     await setting.rule(text)
 

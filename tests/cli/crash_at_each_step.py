@@ -14,6 +14,7 @@ from pathlib import Path
 
 from citadel_py.cli import authority, founding, run  # noqa: F401 - here, not in each child
 from citadel_py.store import ledger  # noqa: F401 - the same
+from tests.cli.support import NOW
 
 _CHANGES = frozenset({"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod"})
 
@@ -23,7 +24,7 @@ def main(ca: str, before: str, copies: str) -> int:
         out = Path(copies) / f"{step:02}"
         shutil.copytree(before, out)
         if not _is_killed(step, ca, out):
-            print(step - 1)
+            sys.stdout.write(f"{step - 1}\n")
             return 0
     return 1
 
@@ -32,7 +33,7 @@ def _is_killed(step: int, ca: str, out: Path) -> bool:
     child = os.fork()
     if child == 0:
         _kill_at(step, out)
-        code = run(["issue", "spiffe://example.org/new", "--dir", ca, "--out", str(out), "--force"])
+        code = run(["issue", "spiffe://example.org/new", "--dir", ca, "--out", str(out), "--force"], clock=lambda: NOW)
         os._exit(code)
     _, status = os.waitpid(child, 0)
     if os.WIFEXITED(status) and os.WEXITSTATUS(status) != 0:

@@ -60,10 +60,12 @@ def test_exit_code_of_an_error(kind: type[errors.CitadelError], code: int) -> No
         (PermissionError(errno.EACCES, "Permission denied", "x"), 3),
         (OSError(errno.ENOSPC, "No space left on device", "x"), 4),
         (OSError(errno.EIO, "Input/output error", "x"), 4),
+        (OSError(errno.EADDRINUSE, "Address already in use"), 4),
+        (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), 4),
         (BrokenPipeError(errno.EPIPE, "Broken pipe"), 141),
         (ZeroDivisionError("division by zero"), 70),
     ],
-    ids=lambda value: ascii(value),
+    ids=ascii,
 )
 def test_exit_code_of_an_outside_error(error: BaseException, code: int) -> None:
     assert exit_of(error) == code
@@ -125,7 +127,7 @@ def test_system_errors_name_the_file_in_lower_case(capsys: pytest.CaptureFixture
         ({"TERM": "xterm"}, None),
     ],
 )
-def test_colour_follows_the_environment(environment: dict[str, str], wanted: bool | None) -> None:
+def test_colour_follows_the_environment(environment: dict[str, str], wanted: object) -> None:
     assert wants_color(environment) is wanted
 
 
@@ -173,13 +175,24 @@ def test_an_answer_that_cannot_be_written_is_unavailable(web: Path) -> None:
 
 def test_an_interrupt_exits_with_130(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "never")
-    with subprocess.Popen([sys.executable, "-m", "citadel_py", "inspect", tmp_path / "never"], stderr=subprocess.PIPE) as run:
+    with subprocess.Popen(
+        [sys.executable, "-m", "citadel_py", "inspect", tmp_path / "never"], stderr=subprocess.PIPE
+    ) as run:
         writer = os.open(tmp_path / "never", os.O_WRONLY)  # returns when the command has opened it to read
         run.send_signal(signal.SIGINT)
         _, err = run.communicate(timeout=60)
         os.close(writer)
     assert run.returncode == 130
     assert err.strip().endswith(b"citadel-py: error: interrupted")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_no_bug(web: Path, tmp_path: Path, closed: str) -> None:
+    init = f"init --dir {tmp_path / 'ca'} --trust-domain example.org"
+    for arguments, code in {f"inspect {web}": 0, init: 0, "inspect -": 3}.items():
+        command = f"{sys.executable} -m citadel_py {arguments} {closed}"
+        streams = {"stdin": subprocess.DEVNULL, "capture_output": True}
+        assert subprocess.run(["sh", "-c", command], check=False, **streams).returncode == code, arguments
 
 
 def test_python_dash_m_runs_the_same_program() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -49,13 +48,6 @@ def test_no_option_takes_a_secret_as_its_value(name: str, command: Command) -> N
     assert all(flag.endswith("-file") for flag in secrets), name
 
 
-@pytest.mark.parametrize("name", ["", *(name for name, _ in EVERY_COMMAND), "bundle", "token"])
-def test_help_text(name: str, golden: Callable[[str, str], None]) -> None:
-    outcome = cli(*name.split(), "--help")
-    assert (outcome.code, outcome.err) == (0, "")
-    golden(f"help-{name.replace(' ', '-') or 'program'}", outcome.out)
-
-
 def test_version_is_one_line() -> None:
     assert cli("--version").out == f"citadel-py {__version__}\n"
 
@@ -88,7 +80,9 @@ def test_options_may_stand_before_and_after_the_arguments(ca: Path, tmp_path: Pa
     assert (first.code, second.code) == (0, 0)
 
 
-@pytest.mark.parametrize(("shell", "mark"), [("bash", "complete -o"), ("zsh", "#compdef citadel-py"), ("fish", "complete --")])
+@pytest.mark.parametrize(
+    ("shell", "mark"), [("bash", "complete -o"), ("zsh", "#compdef citadel-py"), ("fish", "complete --")]
+)
 def test_completion_script(shell: str, mark: str) -> None:
     outcome = cli("completion", shell)
     assert outcome.code == 0

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
 
-from citadel_py.core.keys import load_private_key
+from citadel_py.core.keys import check_authority_key, load_private_key
 from citadel_py.core.pem import load_certificates
 from citadel_py.core.profile import INTERMEDIATE_LIFETIME, ROOT_LIFETIME
 from tests.cli.support import NOW, Golden, Outcome, cli, mode_of, openssl
@@ -25,8 +26,15 @@ def passphrase_file(tmp_path: Path) -> Path:
     return path
 
 
-def init(directory: Path, *more: object, **options: object) -> Outcome:
+def init(directory: Path, *more: object, **options: Any) -> Outcome:
     return cli("init", "--dir", directory, "--trust-domain", "example.org", *more, **options)
+
+
+def check_opens(path: Path, passphrase: bytes | None) -> None:
+    """A key that opens with this passphrase, and is encrypted if there is one."""
+    pem = path.read_bytes()
+    assert (b"ENCRYPTED" in pem) == (passphrase is not None)
+    check_authority_key(load_private_key(pem, passphrase))
 
 
 def certificate(path: Path) -> x509.Certificate:
@@ -97,22 +105,20 @@ def test_without_a_terminal_and_a_source_keys_are_plain_and_a_note_says_so(tmp_p
     outcome = init(tmp_path / "ca")
     assert "note: the authority's keys are not encrypted" in outcome.err
     assert "not encrypted" not in outcome.out.splitlines()[0]
-    assert load_private_key((tmp_path / "ca/root/tls.key").read_bytes())
+    check_opens(tmp_path / "ca/root/tls.key", None)
 
 
 def test_a_passphrase_file_encrypts_both_keys_without_its_newline(tmp_path: Path, passphrase_file: Path) -> None:
     outcome = init(tmp_path / "ca", "--passphrase-file", passphrase_file)
     assert (outcome.code, outcome.err.count("hint:")) == (0, 1)
     for name in ("root/tls.key", "intermediate/tls.key"):
-        pem = (tmp_path / "ca" / name).read_bytes()
-        assert b"ENCRYPTED" in pem
-        assert load_private_key(pem, PASSPHRASE)
+        check_opens(tmp_path / "ca" / name, PASSPHRASE)
 
 
 @pytest.mark.parametrize("ending", [b"", b"\n", b"\r\n"])
 def test_a_passphrase_may_come_from_stdin(tmp_path: Path, ending: bytes) -> None:
     assert init(tmp_path / "ca", "--passphrase-file", "-", stdin=PASSPHRASE + ending).code == 0
-    assert load_private_key((tmp_path / "ca/root/tls.key").read_bytes(), PASSPHRASE)
+    check_opens(tmp_path / "ca/root/tls.key", PASSPHRASE)
 
 
 def test_a_passphrase_may_come_by_the_environment(
@@ -121,7 +127,7 @@ def test_a_passphrase_may_come_by_the_environment(
     monkeypatch.setenv("CITADEL_PASSPHRASE_FILE", str(passphrase_file))
     monkeypatch.setenv("CITADEL_DIR", str(tmp_path / "ca"))
     assert cli("init", "--trust-domain", "example.org").code == 0
-    assert load_private_key((tmp_path / "ca/root/tls.key").read_bytes(), PASSPHRASE)
+    check_opens(tmp_path / "ca/root/tls.key", PASSPHRASE)
 
 
 def test_an_empty_passphrase_file_is_refused(tmp_path: Path) -> None:
@@ -172,7 +178,9 @@ def corporate(tmp_path: Path) -> Path:
     openssl("ecparam", "-name", "secp384r1", "-genkey", "-noout", "-out", place / "plain.key")
     openssl("pkcs8", "-topk8", "-in", place / "plain.key", "-passout", "pass:hush", "-out", key)
     extensions = ("-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign,cRLSign")
-    openssl("req", "-x509", "-key", place / "plain.key", "-subj", "/CN=Corporate", "-days", 30, "-out", crt, *extensions)
+    openssl(
+        "req", "-x509", "-key", place / "plain.key", "-subj", "/CN=Corporate", "-days", 30, "-out", crt, *extensions
+    )
     (place / "phrase").write_text("hush")
     for path in place.iterdir():
         path.chmod(0o600)

@@ -26,8 +26,14 @@ def types(outcome: Outcome) -> list[object]:
 
 def test_every_certificate_is_labelled_with_its_role(web: Path) -> None:
     outcome = cli("inspect", web, "--json")
-    assert [each["role"] for each in objects(outcome) if each["type"] == "certificate"] == ["root", "leaf", "intermediate"]
-    headings = [line.split(": ")[1] for line in cli("inspect", web).out.splitlines() if not line.startswith(" ") and line]
+    assert [each["role"] for each in objects(outcome) if each["type"] == "certificate"] == [
+        "root",
+        "leaf",
+        "intermediate",
+    ]
+    headings = [
+        line.split(": ")[1] for line in cli("inspect", web).out.splitlines() if not line.startswith(" ") and line
+    ]
     assert headings == ["root certificate", "leaf certificate", "intermediate certificate", "private key"]
 
 
@@ -170,6 +176,13 @@ def test_a_broken_piece_does_not_hide_the_others(web: Path) -> None:
     pem = (web / "tls.crt").read_bytes()
     outcome = cli("inspect", "-", "--json", stdin=broken(web)["not base64"] + pem)
     assert (outcome.code, types(outcome)) == (3, ["unreadable", "certificate", "certificate"])
+
+
+def test_a_file_that_cannot_be_opened_does_not_hide_the_others_of_its_directory(web: Path) -> None:
+    (web / "ca.crt").write_bytes(bytes(2 << 20))
+    outcome = cli("inspect", web, "--json")
+    assert (outcome.code, outcome.rule) == (3, "file_too_large")
+    assert types(outcome) == ["unreadable", "certificate", "certificate", "private_key"]
 
 
 def test_a_missing_file_and_an_empty_directory_are_bad_input(tmp_path: Path) -> None:

@@ -6,13 +6,12 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from citadel_py.cli.outputs import staging
-from citadel_py.core.errors import Unavailable
 from citadel_py.core.keys import load_private_key, same_public_key
 from citadel_py.core.pem import load_certificates
 from tests.cli.support import Outcome, cli, serials_in_ledger
@@ -39,15 +38,17 @@ def is_mixed(files: dict[str, bytes]) -> bool:
 
 
 @pytest.fixture
-def killed(ca: Path, web: Path, tmp_path: Path) -> Iterator[list[Path]]:
+def killed(ca: Path, web: Path, tmp_path: Path) -> list[Path]:
     """The output directories of runs over the set in `web` that were killed, each one step later."""
     (tmp_path / "copies").mkdir()
-    command = [sys.executable, CRASHES, ca, web, tmp_path / "copies"]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, check=False)
+    command = [sys.executable, *map(str, (CRASHES, ca, web, tmp_path / "copies"))]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, check=False
+    )
     assert done.returncode == 0, done.stderr.decode()
     *killed, _ = sorted((tmp_path / "copies").iterdir())
     assert len(killed) == int(done.stdout.split()[-1])
-    yield killed
+    return killed
 
 
 def test_a_kill_at_any_step_leaves_the_old_set_the_new_one_or_none_that_works(killed: list[Path], web: Path) -> None:
@@ -107,10 +108,10 @@ def test_a_directory_in_use_by_another_run_is_unavailable(ca: Path, web: Path) -
 
 def test_a_stage_that_is_left_changes_nothing(web: Path) -> None:
     before = files_in(web)
-    with pytest.raises(Unavailable), staging(web, force=True) as stage:
+    with staging(web, force=True) as stage:
         stage.add("tls.key", b"new")
-        raise Unavailable("something else failed")
     assert files_in(web) == before
+    assert len(list(web.iterdir())) == len(before)
 
 
 def test_what_is_in_the_way_of_a_file_is_named(ca: Path, tmp_path: Path) -> None:

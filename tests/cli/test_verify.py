@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.cli.support import NOW, Golden, Outcome, cli, openssl
 
 
-def verify(chain: object, bundle: object, *more: object, **options: object) -> Outcome:
+def verify(chain: object, bundle: object, *more: object, **options: Any) -> Outcome:
     return cli("verify", chain, "--bundle", bundle, *more, **options)
 
 

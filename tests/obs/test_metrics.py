@@ -40,3 +40,10 @@ def test_two_processes_in_one_do_not_share_their_metrics() -> None:
     first.certificates_issued.labels(method="jwt").inc()
 
     assert b'citadel_certificates_issued_total{method="jwt"}' not in second.exposition()
+
+
+def test_a_scrape_holds_the_documented_samples_and_no_creation_times() -> None:
+    metrics = CAMetrics()
+    metrics.ledger_entries.inc()
+
+    assert "_created" not in metrics.exposition().decode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import stat
@@ -115,6 +116,23 @@ def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path: Path) -> None
 def test_a_lock_file_left_by_a_killed_agent_locks_nobody_out(tmp_path: Path) -> None:
     (tmp_path / "sds.sock.lock").touch()
     OwnedSocket.claim(tmp_path / "sds.sock").release()
+
+
+def test_a_lock_file_that_its_owner_removes_at_this_very_moment_is_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, flock, removed = tmp_path / "sds.sock", fcntl.flock, []
+
+    def flock_too_late(descriptor: int, how: int) -> None:
+        if not removed:
+            (tmp_path / "sds.sock.lock").unlink()
+            removed.append(descriptor)
+        flock(descriptor, how)
+
+    monkeypatch.setattr("citadel_py.sds.socket.fcntl.flock", flock_too_late)
+    owned = OwnedSocket.claim(path)
+    assert rule_of(path) == "socket_in_use"
+    owned.release()
 
 
 def test_a_socket_is_closed_to_others_from_the_moment_it_is_bound(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from citadel_py.store.ledger import SQLLedger
-from tests.store.things import NOW, Pki, new_pki
+from tests.store.things import NOW, Pki, new_held, new_pki
 
 OpenLedger = Callable[..., SQLLedger]
 
@@ -36,6 +36,12 @@ def clock() -> Clock:
 @pytest.fixture(scope="session")
 def pki() -> Pki:
     return new_pki()
+
+
+@pytest.fixture(scope="session")
+def svid_pem(pki: Pki) -> bytes:
+    """The chain of a workload."""
+    return new_held(pki).svid.chain_pem()
 
 
 @pytest.fixture(scope="session")

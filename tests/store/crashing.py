@@ -1,19 +1,24 @@
-"""Kills a process at each step that it takes on files: `python -m tests.store.crashing SCENARIO BASE`.
+"""Interrupts work at each step that it takes on files; by itself, kills a process at each of them:
+
+    python -m tests.store.crashing SCENARIO BASE
 
 A step is a call that changes something: a file or directory made, its mode set, synced, renamed or
-removed. For each number N there is one child, which prepares BASE/N and is killed just before its
-Nth step. The children are forked from this process, which has no threads.
+removed. For each N there is a child that is killed just before its Nth step in BASE/N, until one
+gets to its end. Children are forked here, where no thread is around.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+from unittest import mock
 
 from citadel_py.store import authority_dir
 from citadel_py.store.svids import SVIDFiles
@@ -22,22 +27,15 @@ from tests.store.things import Pki, new_held, new_pki
 STEPS = ("open", "mkdir", "chmod", "fchmod", "fsync", "replace", "unlink")
 PASSPHRASE = b"as the tests have it"
 
-Act = Callable[[Path], None]
+Act: TypeAlias = Callable[[Path], None]
 
 
-@dataclass(frozen=True)
-class Scenario:
-    """What is there before, and what is interrupted."""
-
-    before: Act
-    act: Act
-
-
-def before_step(number: int, strike: Callable[[], None]) -> None:
-    """Have the `number`th step from now on begin with `strike`."""
+@contextmanager
+def before_step(number: int, strike: Callable[[], None]) -> Iterator[None]:
+    """Have the `number`th step within the block begin with `strike`."""
     left = number
 
-    def wrap(call: Callable[..., Any]) -> Callable[..., Any]:
+    def wrapped(call: Callable[..., Any]) -> Callable[..., Any]:
         def step(*arguments: Any, **named: Any) -> Any:
             nonlocal left
             left -= 1
@@ -47,8 +45,10 @@ def before_step(number: int, strike: Callable[[], None]) -> None:
 
         return step
 
-    for name in STEPS:
-        setattr(os, name, wrap(getattr(os, name)))
+    with ExitStack() as stack:
+        for name in STEPS:
+            stack.enter_context(mock.patch.object(os, name, wrapped(getattr(os, name))))
+        yield
 
 
 def create(pki: Pki, *, offline: bool = False, force: bool = False) -> Act:
@@ -68,57 +68,74 @@ def create(pki: Pki, *, offline: bool = False, force: bool = False) -> Act:
 
 def save(pki: Pki) -> Act:
     held = new_held(pki)
-    return lambda place: SVIDFiles(place / "svids", report=sys.stderr.write).save(held)
+    return lambda place: SVIDFiles(place / "svids", report=print).save(held)
+
+
+def crash(act: Act, place: Path, step: int) -> bool:
+    """Do it in a child that is killed before this step; False where it came to its end, and well."""
+    child = os.fork()
+    if child == 0:
+        with before_step(step, lambda: os.kill(os.getpid(), signal.SIGKILL)):
+            act(place)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    if status not in (0, signal.SIGKILL):
+        raise RuntimeError(f"the child in {place} ended with {status}")
+    return status == signal.SIGKILL
+
+
+def crashed_late(act: Act) -> Act:
+    """A first attempt that got far: killed when the keys are written and the set is not complete yet."""
+    with tempfile.TemporaryDirectory() as scratch:
+        places = (made(Path(scratch) / str(step)) for step in itertools.count(1))
+        steps = next(step for step, place in enumerate(places, 1) if not crash(act, place, step))
+
+    def prepare(place: Path) -> None:
+        crash(act, place, steps - 8)
+        if not (place / "offline" / "tls.key").exists() or (place / "ca" / "bundle.json").exists():
+            raise RuntimeError("the first attempt did not get as far as it should")
+
+    return prepare
+
+
+def scenario(name: str) -> tuple[Act, Act]:
+    """What is there before, and what is interrupted."""
+    one, two = new_pki(), new_pki()
+    match name:
+        case "new":
+            return nothing, create(one)
+        case "offline":
+            return nothing, create(one, offline=True)
+        case "forced":
+            return create(one), create(two, force=True)
+        case "forced-offline":
+            return create(one, offline=True), create(two, offline=True, force=True)
+        case "second-attempt":
+            return crashed_late(create(one, offline=True)), create(two, offline=True)
+        case "svid":
+            return save(one), save(two)
+        case _:
+            raise ValueError(name)
 
 
 def nothing(_: Path) -> None:
     pass
 
 
-def in_turn(*acts: Act) -> Act:
-    def act(place: Path) -> None:
-        for each in acts:
-            each(place)
-
-    return act
+def made(place: Path) -> Path:
+    place.mkdir()
+    return place
 
 
-def scenarios() -> dict[str, Scenario]:
-    one, two = new_pki(), new_pki()
-    return {
-        "new": Scenario(nothing, create(one)),
-        "offline": Scenario(nothing, create(one, offline=True)),
-        "forced": Scenario(create(one), create(two, force=True)),
-        "forced-offline": Scenario(create(one, offline=True), create(two, offline=True, force=True)),
-        "again": Scenario(interrupted(create(one, offline=True)), create(two, offline=True)),
-        "svid": Scenario(save(one), save(one)),
-    }
+def main(name: str, base: str) -> None:
+    before, act = scenario(name)
+    for step in range(1, 1000):
+        place = made(Path(base) / str(step))
+        before(place)
+        if not crash(act, place, step):
+            return
+    raise RuntimeError("it never came to its end")
 
 
-def interrupted(act: Act) -> Act:
-    """Stops it when both keys are written and the set is not complete yet."""
-
-    def stop() -> None:
-        raise KeyboardInterrupt
-
-    def interrupt(place: Path) -> None:
-        originals = {name: getattr(os, name) for name in STEPS}
-        before_step(0, stop)
-        write_atomic = authority_dir.write_atomic
-
-        def write(path: Path, *arguments: Any, **named: Any) -> None:
-            if path.name == "bundle.json":
-                stop()
-            write_atomic(path, *arguments, **named)
-
-        authority_dir.write_atomic = write  # type: ignore[attr-defined]  # as the module sees it
-        try:
-            act(place)
-        except KeyboardInterrupt:
-            pass
-        finally:
-            authority_dir.write_atomic = write_atomic  # type: ignore[attr-defined]  # as it was
-            for name, call in originals.items():
-                setattr(os, name, call)
-
-    return interrupt
+if __name__ == "__main__":
+    main(*sys.argv[1:])

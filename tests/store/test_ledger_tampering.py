@@ -15,7 +15,6 @@ from citadel_py.store.schema import LEDGER
 from tests.store.conftest import OpenLedger
 from tests.store.things import entry
 
-
 CONTENT = [column.name for column in LEDGER.columns if column.name not in ("writer", "position")]
 
 
@@ -88,16 +87,15 @@ def test_an_entry_that_is_given_to_another_writer_is_found(ledger: SQLLedger, ta
     assert refused(ledger)[0] == "ledger_entry_changed"
 
 
-def test_an_entry_that_is_slipped_in_at_the_end_is_found(
-    ledger: SQLLedger, tampered: sqlite3.Connection
-) -> None:
+def test_an_entry_that_is_slipped_in_at_the_end_is_found(ledger: SQLLedger, tampered: sqlite3.Connection) -> None:
     """Even with the right hash: what was written ended before it."""
     last = tampered.execute("SELECT hash FROM ledger WHERE writer = 'one' AND position = 5").fetchone()[0]
     ledger.append([entry(6)])
     tampered.execute("UPDATE ledger_writers SET position = 5, hash = ? WHERE writer = 'one'", (last,))
-    assert chain_hash(bytes.fromhex(last), "one", 6, entry(6)).hex() in tampered.execute(
-        "SELECT hash FROM ledger WHERE position = 6"
-    ).fetchone()
+    assert (
+        chain_hash(bytes.fromhex(last), "one", 6, entry(6)).hex()
+        in tampered.execute("SELECT hash FROM ledger WHERE position = 6").fetchone()
+    )
     assert refused(ledger)[0] == "ledger_end_missing"
 
 

@@ -12,6 +12,7 @@ import click
 from citadel_py.cli import frame, options
 from citadel_py.cli.exits import Exit, report
 from citadel_py.cli.session import Session, printable
+from citadel_py.core.errors import CitadelError
 
 if TYPE_CHECKING:
     from citadel_py.cli.describe import Facts
@@ -52,14 +53,25 @@ def command(session: Session, file: str, passphrase_file: str | None, *, as_json
 
 
 def _objects(session: Session, reader: Reader, source: str) -> Iterator[Facts]:
+    from citadel_py.cli.describe import error_facts
     from citadel_py.cli.inputs import read_input
-    from citadel_py.cli.pieces import files_of
+    from citadel_py.cli.pieces import UNREADABLE_TYPE, files_of
 
+    if not Path(source).is_dir():
+        yield from _read(reader, source, read_input(session, source, flag="FILE"))
+        return
+    for path in files_of(Path(source)):
+        try:
+            yield from _read(reader, str(path), read_input(session, str(path), flag="FILE"))
+        except CitadelError as error:  # the file cannot be opened: that hides none of the others
+            yield {"source": str(path), "file_mode": None, "type": UNREADABLE_TYPE, "error": error_facts(error)}
+
+
+def _read(reader: Reader, source: str, data: bytes) -> Iterator[Facts]:
     path = Path(source)
-    for each in files_of(path) if path.is_dir() else (path,):
-        mode = f"{stat.S_IMODE(each.stat().st_mode):04o}" if each.is_file() else None
-        for facts in reader.read(read_input(session, str(each), flag="FILE")):
-            yield {"source": str(each), "file_mode": mode, **facts}
+    mode = f"{stat.S_IMODE(path.stat().st_mode):04o}" if path.is_file() else None
+    for facts in reader.read(data):
+        yield {"source": source, "file_mode": mode, **facts}
 
 
 def _report_problems(session: Session, objects: list[Facts]) -> Exit:
@@ -72,7 +84,8 @@ def _report_problems(session: Session, objects: list[Facts]) -> Exit:
             session.hint(f"chmod 600 {facts['source']}")
         if facts["type"] == UNREADABLE_TYPE:
             error = facts["error"]
-            code = report(Unreadable(f"{facts['source']}: {error['message']}", rule=error["rule"]), session)
+            what = error["message"] if facts["source"] in error["message"] else f"{facts['source']}: {error['message']}"
+            code = report(Unreadable(what, rule=error["rule"]), session)
     return code
 
 

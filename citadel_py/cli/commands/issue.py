@@ -72,7 +72,7 @@ def command(
     Writes O/tls.crt (leaf, then intermediates), O/tls.key (0600) and O/ca.crt (the bundle). They
     appear together: if it stops half way, O lacks its key, and holds no parts of two certificates.
     """
-    from citadel_py.cli.authority import OfflineAuthority
+    from citadel_py.cli.authority import OfflineAuthority, note_if_shortened
     from citadel_py.cli.outputs import staging
 
     passphrase = _p12_passphrase(session, file_format, p12_passphrase_file)
@@ -82,6 +82,7 @@ def command(
         authority = OfflineAuthority.open(session, directory, passphrase_file, now=now)
         svid, files = _issue(stage, authority, wish, now=now)
     _answer(session, svid, files, now=now, as_json=as_json)
+    note_if_shortened(session, svid, ttl, now=now)
 
 
 def _p12_passphrase(session: Session, file_format: str, source: str | None) -> bytes | None:

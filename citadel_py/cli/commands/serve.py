@@ -22,9 +22,7 @@ citadel-py serve --dir /srv/ca --listen 0.0.0.0:8443 --listen-mtls 0.0.0.0:8444 
     codes=[Exit.UNAVAILABLE],
     meanings={Exit.DONE: "stopped by SIGTERM or SIGINT, with every request answered"},
 )
-@click.option(
-    "--dir", metavar="D", envvar=options.DIRECTORY_VARIABLE, show_envvar=True, help="Directory of the authority."
-)
+@click.option("--dir", metavar="D", help=f"Directory of the authority.  [env var: {options.DIRECTORY_VARIABLE}]")
 @click.option("--listen", metavar="HOST:PORT", help="Where callers with a token ask (TLS).")
 @click.option(
     "--listen-mtls", metavar="HOST:PORT", help="Where callers with a certificate renew.  [default: a free port]"
@@ -36,8 +34,10 @@ citadel-py serve --dir /srv/ca --listen 0.0.0.0:8443 --listen-mtls 0.0.0.0:8444 
 @services.passphrase_file("Passphrase of the authority's key.")
 @click.option("--jwt-issuer", metavar="ISS", help="Accept JSON Web Tokens of this issuer.")
 @click.option("--jwt-jwks", metavar="FILE_OR_URL", help="Its keys.")
-@click.option("--jwt-audience", metavar="AUD", help="The audience that a token must have.")
-@click.option("--clock-skew", metavar="DURATION", help="By how much the clocks of token issuers may differ.")
+@click.option("--jwt-audience", metavar="AUD", help="The audience that a token must have.  [default: istio-ca]")
+@click.option(
+    "--clock-skew", metavar="DURATION", help="By how much clocks of token issuers may differ.  [default: 60s]"
+)
 @click.option(
     "--default-ttl", metavar="DURATION", help="Lifetime of certificates when none is asked for.  [default: 24h]"
 )

@@ -40,7 +40,7 @@ def command(
     Of the CSR only its public key is used. One that breaks a rule is refused with the rule's name:
     then nothing is signed, printed or recorded.
     """
-    from citadel_py.cli.authority import OfflineAuthority
+    from citadel_py.cli.authority import OfflineAuthority, note_if_shortened
     from citadel_py.cli.describe import certificate_facts
     from citadel_py.cli.inputs import naming, read_input
     from citadel_py.core.csr import parse_csr
@@ -58,3 +58,4 @@ def command(
         session.answer_json({**document, "chain_pem": svid.chain_pem().decode()})
     else:
         session.answer(svid.chain_pem())
+    note_if_shortened(session, svid, ttl, now=now)
