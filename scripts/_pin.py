@@ -31,6 +31,7 @@ SOURCES = {
     "run.txt": ("pyproject.toml", "requirements/build.in"),
     "test.txt": ("pyproject.toml", "requirements/build.in", "--extra=test", "--constraint=requirements/run.txt"),
     "verifiers.txt": ("requirements/verifiers.in",),
+    "xds-protos.txt": ("requirements/xds-protos.in",),
     "go.txt": ("requirements/go.in",),
     "pin.txt": ("requirements/pin.in",),
 }

@@ -16,6 +16,7 @@ from _environment import (
     ROOT,
     TEST,
     VERIFIERS,
+    XDS_PROTOS,
     Progress,
     SetupError,
     ensure,
@@ -30,10 +31,11 @@ from _go import ensure_go_programs
 
 def main(arguments: list[str]) -> int:
     versions = () if os.environ.get("ENVOY_BIN") else chosen_envoys()
-    progress = Progress(total=len(versions) + (4 if arguments else 5))
+    progress = Progress(total=len(versions) + (5 if arguments else 6))
     ensure(TEST, progress)
     ensure_envoys(versions, progress)
     ensure_optional(VERIFIERS, progress)
+    ensure_optional(XDS_PROTOS, progress)
     ensure_go_programs(progress)
     if not arguments:
         progress.step()

@@ -249,7 +249,7 @@ def _admission(proxy: ServerProxy) -> list[Json]:
     if isinstance(proxy.admitted, TrustDomain):
         # With the slash: without it spiffe://example.org.evil/ matches too.
         return [_uri("prefix", f"{proxy.admitted.id}/")]
-    return [_uri("exact", str(id)) for id in proxy.admitted]  # noqa: A001 - the identity of a peer
+    return [_uri("exact", str(id)) for id in proxy.admitted]
 
 
 def _uri(match: str, value: str) -> Json:

@@ -22,7 +22,10 @@ class Ledger(Protocol):
     """The durable record of every certificate."""
 
     def append(self, entries: Sequence[LedgerEntry]) -> None:
-        """Record all of them in one durable transaction, or none. Raises LedgerUnavailable."""
+        """Record all of them in one durable transaction, or none.
+
+        Raises LedgerUnavailable; CitadelError (`duplicate_serial`) where a serial was issued before.
+        """
         ...
 
 

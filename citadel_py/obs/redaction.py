@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
@@ -37,10 +38,10 @@ _SECRET_TEXT = re.compile(
             # a JSON Web Token: eyJ is base64url of '{"'
             r"eyJ[\w-]{8,}\.[\w-]+\.[\w-]*",
             rf"{re.escape(join_token.PREFIX)}[\w-]+",
-            r"(?<=bearer)[ \t]+[^\s'\",;\\]{8,}",
+            r"(?<=[Bb][Ee][Aa][Rr][Ee][Rr])[ \t]+[^\s'\",;\\]{8,}",
         )
     ),
-    re.IGNORECASE | re.DOTALL | re.ASCII,
+    re.DOTALL | re.ASCII,
 )
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -55,6 +56,8 @@ def redact_text(text: str) -> str:
     text = _SECRET_TEXT.sub(REMOVED, text)
     if len(text) > MAX_TEXT:
         text = f"{text[:MAX_TEXT]}... ({len(text)} characters)"
+    if text.isprintable():
+        return text
     return _CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
 
 
@@ -76,13 +79,19 @@ def _redact_compound(value: object, depth: int) -> object:
     if is_dataclass(value) and type(value).__str__ is object.__str__:
         value = {each.name: getattr(value, each.name) for each in fields(value) if each.repr}
     if isinstance(value, Mapping):
-        return {redact_text(str(name)): _redact_named(str(name), each, depth) for name, each in value.items()}
+        return dict(_redact_named(str(name), each, depth) for name, each in value.items())
     if isinstance(value, list | tuple | set | frozenset):
         return [_redact(each, depth) for each in value]
     return redact_text(str(value))
 
 
-def _redact_named(name: str, value: object, depth: int) -> object:
-    if _SECRET_NAME.search(name) and value is not None and not isinstance(value, bool):
-        return REMOVED
-    return _redact(value, depth)
+def _redact_named(name: str, value: object, depth: int) -> tuple[str, object]:
+    shown, is_secret = _judge_name(name)
+    if is_secret and value is not None and not isinstance(value, bool):
+        return shown, REMOVED
+    return shown, _redact(value, depth)
+
+
+@lru_cache(maxsize=512)  # the names of fields are few and come again and again
+def _judge_name(name: str) -> tuple[str, bool]:
+    return redact_text(name), _SECRET_NAME.search(name) is not None

@@ -139,7 +139,7 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
             outcome.code = context.code()
             raise
         except Exception as error:  # the edge: whatever a handler raises becomes a status here
-            if context.cancelled() or context.done():
+            if _client_is_gone(error):
                 outcome.code = _why_cancelled(context)
                 raise asyncio.CancelledError from error
             outcome.error = error
@@ -188,10 +188,14 @@ class _Context:
         await self.abort(status.code, status.details, status.trailing_metadata or ())
 
     async def refuse(self, refusal: Refusal) -> Never:
+        """End the RPC by raising, also where nobody is there any more to be told."""
         trailing: list[tuple[str, str | bytes]] = [(DETAILS_KEY, refusal.details())]
         if refusal.retry_after is not None:
             trailing.append((PUSHBACK_KEY, str(int(refusal.retry_after / timedelta(milliseconds=1)))))
-        await self.abort(refusal.code, refusal.message, trailing)
+        try:
+            await self.abort(refusal.code, refusal.message, trailing)
+        except grpc.aio.InternalError as gone:
+            raise asyncio.CancelledError from gone
 
 
 def _begin() -> _Rpc:
@@ -199,6 +203,13 @@ def _begin() -> _Rpc:
     _current.set(rpc)
     structlog.contextvars.bind_contextvars(request_id=rpc.id)
     return rpc
+
+
+def _client_is_gone(error: Exception) -> bool:
+    """What grpc raises when it writes to somebody who is not there; in a group where tasks share a stream."""
+    if isinstance(error, ExceptionGroup):
+        return error.split(grpc.aio.InternalError)[1] is None
+    return isinstance(error, grpc.aio.InternalError)
 
 
 def _why_cancelled(context: _Context) -> grpc.StatusCode:

@@ -86,29 +86,28 @@ def refusal_of(error: Exception, *, request_id: str, retry_after: timedelta) -> 
 def read_refusal(error: grpc.aio.AioRpcError) -> Refusal:
     """What a failed call says. Without (readable) details the reason and request id are empty."""
     trailing = dict(_pairs(error.trailing_metadata()))
-    refusal = Refusal(error.code(), error.details() or "", "", _text(trailing.get(REQUEST_ID_KEY, "")))
-    status = _parse_status(trailing.get(DETAILS_KEY, b""))
-    if status is None:
-        return refusal
-    info, request, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RequestInfo(), error_details_pb2.RetryInfo()
-    found = {type(part) for detail in status.details for part in (info, request, retry) if detail.Unpack(part)}
-    return Refusal(
-        refusal.code,
-        refusal.message,
-        info.reason if info.domain == DOMAIN else "",
-        request.request_id or refusal.request_id,
-        tuple(info.metadata["hint"].splitlines()) if "hint" in info.metadata else (),
-        retry.retry_delay.ToTimedelta() if type(retry) in found else None,
-    )
-
-
-def _parse_status(serialized: object) -> status_pb2.Status | None:
-    if not isinstance(serialized, bytes) or not serialized:
-        return None
+    bare = Refusal(error.code(), error.details() or "", "", _text(trailing.get(REQUEST_ID_KEY, "")))
+    details = trailing.get(DETAILS_KEY)
+    if not isinstance(details, bytes):
+        return bare
     try:
-        return status_pb2.Status.FromString(serialized)
-    except DecodeError:
-        return None
+        return _with_details(bare, status_pb2.Status.FromString(details))
+    except (DecodeError, ValueError, OverflowError):  # of the message, of a detail, of a delay beyond all measure
+        return bare
+
+
+def _with_details(bare: Refusal, status: status_pb2.Status) -> Refusal:
+    info, request, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RequestInfo(), error_details_pb2.RetryInfo()
+    found = [part for detail in status.details for part in (info, request, retry) if detail.Unpack(part)]
+    hint = info.metadata.get("hint", "")
+    return Refusal(
+        bare.code,
+        bare.message,
+        info.reason if info.domain == DOMAIN else "",
+        request.request_id or bare.request_id,
+        tuple(hint.splitlines()),
+        retry.retry_delay.ToTimedelta() if retry in found else None,
+    )
 
 
 def _pairs(metadata: Iterable[tuple[str, str | bytes]] | None) -> Iterable[tuple[str, str | bytes]]:

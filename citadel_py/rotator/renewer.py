@@ -142,7 +142,8 @@ class Renewer:
 
     def held(self, id: SpiffeID) -> HeldSVID | None:
         """The SVID that this identity has, which may have expired; None while it has none."""
-        return self._entries[id].held
+        entry = self._entries.get(id)
+        return entry.held if entry else None
 
     async def add(self, identity: Identity) -> None:
         """Take up what was saved, publish it if it is valid, and see to its renewal.
@@ -214,7 +215,7 @@ class Renewer:
         """A new SVID for a new key. Raises CitadelError."""
         identity, key = entry.identity, generate_key(KeyType.P256)
         csr = create_csr(key, identity.id)
-        reply = await self._source.sign(csr, id=identity.id, ttl=identity.ttl, held=entry.unsaved or entry.held)
+        reply = await self._source.sign(csr, id=identity.id, ttl=identity.ttl, held=entry.held)
         now = self._now()
         renew_at = renewal_moment(reply, self._policy, now=now, uniform=self._uniform())
         return HeldSVID(reply.svid, key, reply.bundle, issued_at=now, renew_at=renew_at)

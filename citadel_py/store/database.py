@@ -27,6 +27,8 @@ IntegrityError = sqlite3.IntegrityError
 
 _WRITE, _READ = "BEGIN IMMEDIATE", "BEGIN"
 
+_RESTORE = "restore it from a backup, and remove -wal and -shm files beside it that are older"
+
 # By primary result code (https://sqlite.org/rescode.html): rule, hint.
 _FAILURES = {
     sqlite3.SQLITE_BUSY: ("ledger_locked", "another process holds it: a backup, or a shell with an open transaction"),
@@ -34,9 +36,9 @@ _FAILURES = {
     sqlite3.SQLITE_FULL: ("ledger_disk_full", "make room on the file system"),
     sqlite3.SQLITE_IOERR: ("ledger_io_error", "see the kernel's log, and the limits on file sizes"),
     sqlite3.SQLITE_READONLY: ("ledger_read_only", "let this user write the file and its directory"),
-    sqlite3.SQLITE_CANTOPEN: ("ledger_missing", "restore the file from a backup, or give this user access to it"),
-    sqlite3.SQLITE_CORRUPT: ("ledger_corrupt", "restore the file from a backup"),
-    sqlite3.SQLITE_NOTADB: ("ledger_corrupt", "restore the file from a backup"),
+    sqlite3.SQLITE_CANTOPEN: ("ledger_missing", _RESTORE),
+    sqlite3.SQLITE_CORRUPT: ("ledger_corrupt", _RESTORE),
+    sqlite3.SQLITE_NOTADB: ("ledger_corrupt", _RESTORE),
 }
 
 
@@ -102,17 +104,18 @@ class Database:
     def _transaction(self, begin: str) -> Iterator[DBAPICursor]:
         with self._lock, self._failures():
             connection = self._current_connection()
+            cursor = connection.cursor()
             try:
-                cursor = connection.cursor()
                 cursor.execute(begin)
                 yield cursor
                 self._check_in_place()
                 connection.commit()
             except (sqlite3.Error, OSError):
+                self._undo(connection, cursor)
                 self._drop()
                 raise
             except BaseException:
-                self._roll_back(connection)
+                self._undo(connection, cursor)
                 raise
 
     @contextlib.contextmanager
@@ -184,7 +187,7 @@ class Database:
             raise LedgerUnavailable(
                 f"the ledger {self.path} was removed or replaced while it was written",
                 rule="ledger_missing",
-                hint="restore the file from a backup",
+                hint=_RESTORE,
             )
 
     def _file_identity(self) -> tuple[int, int] | None:
@@ -194,8 +197,10 @@ class Database:
             return None
         return state.st_dev, state.st_ino
 
-    def _roll_back(self, connection: PoolProxiedConnection) -> None:
+    def _undo(self, connection: PoolProxiedConnection, cursor: DBAPICursor) -> None:
+        """Explicitly: closing a connection whose cursor somebody still holds would leave the file locked."""
         try:
+            cursor.close()
             connection.rollback()
         except sqlite3.Error:
             self._drop()
@@ -203,4 +208,4 @@ class Database:
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.invalidate()  # closes it, which undoes what it had not committed
+            connection.invalidate()  # closes it

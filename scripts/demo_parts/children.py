@@ -20,7 +20,7 @@ _TAIL_LINES = 15
 _TAIL_BYTES = 8192
 
 
-class Failure(Exception):  # noqa: N818 - as in citadel_py: named after what is wrong
+class Failure(Exception):
     """It cannot go on. `hint` is what a person can do about it."""
 
     def __init__(self, message: str, hint: str = "") -> None:

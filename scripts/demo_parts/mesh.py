@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
-from prometheus_client.parser import text_string_to_metric_families
 
 from citadel_py.agent.envoy_bootstrap import LISTENER, ClientProxy, ServerProxy, client_bootstrap, server_bootstrap
 from citadel_py.config import Address
@@ -89,9 +88,11 @@ class Mesh:
     async def start_envoys(self) -> None:
         """Start both Envoys; afterwards `url` takes requests."""
         starter = EnvoyStarter(self.envoy_binary, self.children, self.http)
-        server = self.envoys[Side.SERVER] = await starter.start("server Envoy", server_bootstrap(_server_proxy()))
+        server = await starter.start("server Envoy", server_bootstrap(_server_proxy()))
+        self.envoys[Side.SERVER] = server
         upstream = Address(_HOST, await server.port(LISTENER))
-        client = self.envoys[Side.CLIENT] = await starter.start("client Envoy", client_bootstrap(_client_proxy(upstream)))
+        client = await starter.start("client Envoy", client_bootstrap(_client_proxy(upstream)))
+        self.envoys[Side.CLIENT] = client
         self.url = f"http://{_HOST}:{await client.port(LISTENER)}/"
 
     @property
@@ -107,15 +108,10 @@ class Mesh:
     async def is_agent_ready(self, side: Side) -> bool:
         return await self._answers(f"{self.agent_admin(side)}/readyz")
 
-    async def agent_metrics(self, side: Side) -> dict[str, float]:
-        """The agent's metrics: `name` or `name{label}`, with the value of its last label alone."""
+    async def agent_metrics(self, side: Side) -> str:
+        """What the agent tells in the Prometheus text format. Raises aiohttp.ClientError, TimeoutError."""
         async with self.http.get(f"{self.agent_admin(side)}/metrics") as response:
-            families = list(text_string_to_metric_families(await response.text()))
-        return {
-            "/".join((sample.name, *sample.labels.values())): sample.value
-            for family in families
-            for sample in family.samples
-        }
+            return await response.text()
 
     async def full_handshakes(self) -> int:
         """How many mTLS handshakes the server Envoy has completed, without those that resumed a session."""
@@ -199,13 +195,10 @@ def _write_private(path: Path, data: bytes) -> None:
 
 def _free_ports(count: int) -> list[int]:
     """Ports that nobody listens on now; all are held until the last is found, so that they differ."""
-    found: list[int] = []
+    candidates = iter(random.sample(_PORTS, len(_PORTS)))
     with ExitStack() as held:
-        for port in random.sample(_PORTS, 200):
-            probe = held.enter_context(socket.socket())
-            if len(found) < count and _binds(probe, port):
-                found.append(port)
-    return found
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        return [next(port for port in candidates if _binds(probe, port)) for probe in probes]
 
 
 def _binds(probe: socket.socket, port: int) -> bool:

@@ -33,7 +33,7 @@ class Leaf:
     @property
     def short(self) -> str:
         """Enough of the serial number for people to tell two apart."""
-        return f"{self.serial[:8]}.."
+        return self.serial[:8]
 
 
 # Envoy's substitution commands, and who fills them in: the server sees the client, and the other way round.

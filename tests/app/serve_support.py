@@ -21,7 +21,7 @@ from citadel_py.core.bundle import Bundle
 from citadel_py.core.join_token import new_token
 from citadel_py.core.pem import load_certificates
 from citadel_py.core.ports import JoinToken
-from citadel_py.core.spiffe import SpiffeID
+from citadel_py.core.spiffe import SpiffeID, TrustDomain
 from citadel_py.core.verify import verify_svid
 from citadel_py.core.x509svid import X509SVID
 from citadel_py.store import authority_dir
@@ -31,10 +31,12 @@ from tests.ca.support import TD, Reply, call, make_authority
 ID = SpiffeID(TD, "/machine/one")
 
 
-def write_authority(directory: Path, *, passphrase: bytes | None = None, force: bool = False) -> Bundle:
+def write_authority(
+    directory: Path, *, passphrase: bytes | None = None, force: bool = False, trust_domain: TrustDomain = TD
+) -> Bundle:
     """A new authority in the directory, as `init` makes one."""
-    root, intermediate = make_authority(datetime.now(UTC).replace(microsecond=0))
-    bundle = Bundle(TD, (root.certificate,))
+    root, intermediate = make_authority(datetime.now(UTC).replace(microsecond=0), trust_domain)
+    bundle = Bundle(trust_domain, (root.certificate,))
     authority_dir.create(
         directory, root=root, intermediate=intermediate, bundle=bundle, passphrase=passphrase, force=force
     )

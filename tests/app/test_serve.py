@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from citadel_py.app import serve as serve_module
 from citadel_py.config import ServeSettings, parse_address
 from citadel_py.core.errors import CitadelError, InvalidConfiguration, InvalidKey, Unavailable
+from citadel_py.core.spiffe import TrustDomain
 from citadel_py.store.ledger import SQLLedger
 from tests.app.serve_support import ID, Running, join_token, serving, settings_of, write_authority
 from tests.ca.support import AUDIENCE, ISSUER, Clock, TokenIssuer, call, until
@@ -156,6 +157,13 @@ async def test_an_authority_that_is_broken_on_disk_changes_nothing(service: Runn
     svid = service.verified(await service.ask(join_token(service.directory)))
     assert svid.authority_id
     assert service.bundle() == bundle
+    assert (await service.ready())[0] == 200
+
+
+async def test_an_authority_of_another_trust_domain_is_not_taken_over(service: Running) -> None:
+    write_authority(service.directory, force=True, trust_domain=TrustDomain("other.org"))
+    os.kill(os.getpid(), signal.SIGHUP)
+    await until(lambda: any(line.get("rule") == "trust_domain_changed" for line in service.events))
     assert (await service.ready())[0] == 200
 
 

@@ -26,7 +26,7 @@ from citadel_py.ca.issuer_keys import KeySet
 from citadel_py.ca.join_authn import JoinTokenAuthenticator
 from citadel_py.ca.jwks import JwksSource
 from citadel_py.ca.jwt_authn import JWTAuthenticator, JWTRules
-from citadel_py.ca.server import IN_FLIGHT, CAServer
+from citadel_py.ca.server import IN_FLIGHT, CAServer, Limits
 from citadel_py.ca.service import CertificateService
 from citadel_py.ca.serving import ServerNames, ServingCertificate
 from citadel_py.core import profile
@@ -147,8 +147,9 @@ class Turnstile:
 class World:
     """The service with everything around it that a test may change."""
 
-    def __init__(self, folder: Path, token_key: rsa.RSAPrivateKey) -> None:
+    def __init__(self, folder: Path, token_key: rsa.RSAPrivateKey, *, limits: Limits | None = None) -> None:
         self.clock = Clock()
+        self.limits = limits
         self.engine = make_engine(self.clock.now())
         self.ledger_path = folder / "ledger.db"
         self.ledger = SQLLedger.open(self.ledger_path, writer="serve", now=self.clock.now, busy_timeout=timedelta(0))
@@ -194,7 +195,9 @@ class World:
     async def start(self) -> None:
         await self.serving.renew()
         await self.jwks.load()
-        self.server = CAServer(self.service, self.serving, self.in_flight, metrics=self.metrics, uniform=lambda: 0.5)
+        self.server = CAServer(
+            self.service, self.serving, self.in_flight, metrics=self.metrics, uniform=lambda: 0.5, limits=self.limits
+        )
         await self.server.start("localhost:0")
         await self.server.set_serving(serving=True)
 

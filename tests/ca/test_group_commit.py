@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from citadel_py.ca.group_commit import DOUBT, GroupCommit
+from citadel_py.ca.group_commit import DOUBT, MAX_GROUP, GroupCommit
 from citadel_py.core.errors import LedgerUnavailable
 from citadel_py.core.ledger import LedgerEntry
 
@@ -38,11 +38,33 @@ def ledger() -> RecordingLedger:
     return RecordingLedger()
 
 
-async def test_what_is_ready_in_one_turn_is_committed_at_once(ledger: RecordingLedger) -> None:
+async def test_what_is_ready_together_is_committed_at_once(ledger: RecordingLedger) -> None:
     commits = GroupCommit(ledger)
     await asyncio.gather(*(commits.record(entry(name)) for name in "abc"))
     await commits.record(entry("d"))
     assert ledger.appends == [["a", "b", "c"], ["d"]]
+
+
+async def test_what_comes_in_one_after_the_other_without_a_pause_is_one_group(ledger: RecordingLedger) -> None:
+    commits = GroupCommit(ledger)
+
+    async def arrive(name: str, turns: int) -> None:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await commits.record(entry(name))
+
+    await asyncio.gather(*(arrive(name, 6 * place) for place, name in enumerate("abcd")))
+    assert ledger.appends == [["a", "b", "c", "d"]]
+
+
+async def test_a_group_that_keeps_growing_is_committed_all_the_same(ledger: RecordingLedger) -> None:
+    commits = GroupCommit(ledger)
+    arrivals = []
+    while not ledger.appends:
+        arrivals.append(asyncio.create_task(commits.record(entry("a"))))
+        await asyncio.sleep(0)
+    await asyncio.gather(*arrivals)
+    assert len(ledger.appends[0]) == MAX_GROUP
 
 
 async def test_entries_are_durable_when_record_returns(ledger: RecordingLedger) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +18,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from citadel_py._proto.istio.v1.auth.ca_pb2 import IstioCertificateRequest
 from citadel_py.ca.in_flight import InFlight
-from citadel_py.ca.server import CAServer
+from citadel_py.ca.server import CAServer, Limits
 from citadel_py.ca.service import SERVICE_NAME, Context
 from citadel_py.core.errors import CitadelError, Unavailable
 from citadel_py.obs.status import read_refusal
@@ -184,6 +185,49 @@ async def test_calls_with_too_little_time_get_no_certificate(world: World) -> No
         codes = {(await each.code()).name for each in pending}
     assert codes <= {"DEADLINE_EXCEEDED", "UNAVAILABLE"}
     assert len(world.issued()) == 1
+
+
+async def test_metadata_that_is_too_large_is_refused_before_it_is_read(world: World) -> None:
+    async with world.channel() as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(channel, token="x" * 40_000)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        await call(channel, token=world.issuer.token(padding="x" * 10_000))
+
+
+async def tcp(world: World) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection("localhost", int(world.server.address.rpartition(":")[2]))
+
+
+async def test_a_connection_that_never_begins_tls_is_closed(tmp_path: Path, token_key: rsa.RSAPrivateKey) -> None:
+    limits = Limits(handshake=timedelta(milliseconds=100))
+    async with World(tmp_path, token_key, limits=limits).running() as world, asyncio.timeout(10):
+        reader, writer = await tcp(world)
+        assert await reader.read() == b""
+        writer.close()
+
+
+async def test_idle_connections_are_closed(tmp_path: Path, token_key: rsa.RSAPrivateKey) -> None:
+    limits = Limits(idle=timedelta(milliseconds=100))
+    async with World(tmp_path, token_key, limits=limits).running() as world, asyncio.timeout(10):
+        context = ssl.create_default_context(cadata=world.engine.issuer.bundle.to_pem().decode())
+        context.set_alpn_protocols(["h2"])
+        port = int(world.server.address.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("localhost", port, ssl=context)
+        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+        await reader.read()
+        writer.close()
+
+
+async def test_connections_beyond_the_bound_are_turned_away(tmp_path: Path, token_key: rsa.RSAPrivateKey) -> None:
+    limits = Limits(connections=2, handshake=timedelta(minutes=5))
+    async with World(tmp_path, token_key, limits=limits).running() as world, asyncio.timeout(10):
+        held = [await tcp(world) for _ in range(2)]
+        reader, writer = await tcp(world)
+        assert await reader.read() == b""
+        for _, each in held:
+            each.close()
+        writer.close()
 
 
 # ------------------------------------------------------------------------------------------------ the end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -175,14 +176,17 @@ def test_an_answer_that_cannot_be_written_is_unavailable(web: Path) -> None:
 
 def test_an_interrupt_exits_with_130(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "never")
-    with subprocess.Popen(
-        [sys.executable, "-m", "citadel_py", "inspect", tmp_path / "never"], stderr=subprocess.PIPE
-    ) as run:
-        writer = os.open(tmp_path / "never", os.O_WRONLY)  # returns when the command has opened it to read
-        run.send_signal(signal.SIGINT)
-        _, err = run.communicate(timeout=60)
+    command = [sys.executable, "-m", "citadel_py", "inspect", tmp_path / "never"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as program:
+        writer = os.open(tmp_path / "never", os.O_WRONLY)  # returns when the program has opened it to read
+        while program.poll() is None:  # a signal just before the read begins is seen only after it
+            program.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                program.wait(timeout=5)
         os.close(writer)
-    assert run.returncode == 130
+        assert program.stderr is not None
+        err = program.stderr.read()
+    assert program.returncode == 130
     assert err.strip().endswith(b"citadel-py: error: interrupted")
 
 

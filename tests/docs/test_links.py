@@ -42,3 +42,10 @@ def test_every_page_can_be_reached_from_the_index() -> None:
         waiting += [(page.parent / link.partition("#")[0]).resolve() for link in links(page) if link.partition("#")[0]]
 
     assert sorted({page for page in PAGES if page.is_relative_to(ROOT / "docs")} - reached) == []
+
+
+def test_every_file_that_the_threat_model_points_to_exists() -> None:
+    named = re.findall(r"`([a-z_]+/(?:[a-z_0-9]+\.py)?)`", (ROOT / "SECURITY.md").read_text())
+
+    assert named
+    assert [name for name in named if not (ROOT / "citadel_py" / name).exists()] == []

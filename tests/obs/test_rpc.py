@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from typing import Any, TypeAlias
@@ -411,6 +411,54 @@ async def test_a_stream_that_floods_a_client_that_goes_away_is_cancelled(serve: 
         await call.read()
         call.cancel()
         assert (await the_line(lines))["code"] == "CANCELLED"
+
+
+async def after_the_client_left(then: Callable[[], Awaitable[None]]) -> AsyncIterator[bytes]:
+    yield b"1"
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        await then()
+
+
+async def test_a_write_to_a_client_that_is_gone_is_a_cancellation(
+    serve: Serve, lines: Lines, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def handler(_requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        async def write_in_a_group() -> None:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(context.write(b"2"))
+
+        async for response in after_the_client_left(write_in_a_group):
+            yield response
+
+    async with serve(Call=streaming(handler)) as channel:
+        call = stream_of(channel)
+        assert await call.read() == b"1"
+        call.cancel()
+        assert (await the_line(lines))["code"] == "CANCELLED"
+    assert caplog.records == []
+
+
+async def test_an_error_after_the_client_left_is_told_in_our_log_alone(
+    serve: Serve, lines: Lines, caplog: pytest.LogCaptureFixture
+) -> None:
+    error = ZeroDivisionError()
+
+    async def handler(_requests: AsyncIterator[bytes], _context: Context) -> AsyncIterator[bytes]:
+        async def fail() -> None:
+            raise error
+
+        async for response in after_the_client_left(fail):
+            yield response
+
+    async with serve(Call=streaming(handler)) as channel:
+        call = stream_of(channel)
+        assert await call.read() == b"1"
+        call.cancel()
+        line = await the_line(lines)
+    assert (line["code"], line["exc_info"]) == ("INTERNAL", error)
+    assert caplog.records == []
 
 
 async def test_health_checks_that_succeed_are_logged_at_debug_level_only(lines: Lines, metrics: Metrics) -> None:

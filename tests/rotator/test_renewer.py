@@ -19,8 +19,8 @@ from citadel_py.rotator.renewer import (
     Identity,
     Loaded,
     NotSaved,
-    Renewed,
     RenewalFailed,
+    Renewed,
     pause,
 )
 from tests.rotator.world import HOUR, ID, World
@@ -87,6 +87,21 @@ async def test_a_renewal_can_be_asked_for(world: World) -> None:
     world.renewer.hurry(ID)
     await world.run_until(lambda: len(world.published) == 2)
     assert len(world.ca.asked) == 2
+
+
+async def test_a_renewal_that_is_asked_for_while_it_goes_on_is_not_made_twice(world: World) -> None:
+    sign = world.ca.sign
+
+    async def sign_and_hurry(csr_pem: bytes, *, id: SpiffeID, ttl: timedelta | None, held: HeldSVID | None) -> object:
+        world.renewer.hurry(ID)
+        for _ in range(5):
+            await asyncio.sleep(0)  # the sleeper has its turn
+        return await sign(csr_pem, id=id, ttl=ttl, held=held)
+
+    world.ca.sign = sign_and_hurry  # type: ignore[method-assign,assignment]
+    await world.start()
+    await world.run_for(MINUTE)
+    assert len(world.published) == 1
 
 
 # --- restarts
@@ -165,6 +180,8 @@ async def test_failures_grow_louder_as_life_runs_out_and_attempts_go_on_after_th
     gaps = [late[0] - early[0] for early, late in zip(world.ca.asked[1:], world.ca.asked[2:], strict=False)]
     assert max(gaps) <= 5 * MINUTE
     assert min(gaps) >= 0.5 * SECOND
+    end = world.held.svid.not_after
+    assert len([when for when, *_ in world.ca.asked if end - 5 * MINUTE <= when < end]) > 10
     world.ca.error = None
     await world.run_for(5 * MINUTE)
     assert len(world.published) == 2

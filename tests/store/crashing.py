@@ -25,7 +25,6 @@ from citadel_py.store.svids import SVIDFiles
 from tests.store.things import Pki, new_held, new_pki
 
 STEPS = ("open", "mkdir", "chmod", "fchmod", "fsync", "replace", "unlink")
-PASSPHRASE = b"as the tests have it"
 
 Act: TypeAlias = Callable[[Path], None]
 
@@ -58,7 +57,7 @@ def create(pki: Pki, *, offline: bool = False, force: bool = False) -> Act:
             root=pki.root,
             intermediate=pki.intermediate,
             bundle=pki.bundle,
-            passphrase=PASSPHRASE,
+            passphrase=None,
             root_directory=place / "offline" if offline else None,
             force=force,
         )

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from citadel_py.core.errors import InvalidConfiguration, Unavailable
+from citadel_py.core.pem import load_certificates
 from citadel_py.store.authority_dir import AuthoritySet, load
 from citadel_py.store.keys import read_key
 from citadel_py.store.svids import SVIDFiles
-from tests.store.crashing import PASSPHRASE, Act, before_step, create, save
+from tests.store.crashing import Act, before_step, create, save
 from tests.store.things import WEB, new_pki
 
 REPOSITORY = Path(__file__).parents[2]
@@ -33,7 +34,7 @@ def crashed(scenario: str, base: Path) -> list[Path]:
 def loaded(place: Path) -> AuthoritySet | None:
     """The whole set, or None where it says that it is not finished; anything else fails the test."""
     try:
-        return load(place / "ca", passphrase=PASSPHRASE)
+        return load(place / "ca", passphrase=None)
     except InvalidConfiguration as error:
         if error.rule in ("authority_missing", "authority_unfinished") and "citadel-py init" in error.hints[0]:
             return None
@@ -49,17 +50,11 @@ def check_can_be_finished(place: Path, *, offline: bool) -> None:
         assert whole is not None
         assert whole.authority.certificate == pki.intermediate.certificate
         assert _litter(place) == []
-    root_key = read_key((place / "offline" if offline else place / "ca" / "root") / "tls.key", passphrase=PASSPHRASE)
-    certificate = (place / "ca" / "root" / "tls.crt").read_bytes()
-    assert load_public_key(certificate) == root_key.public_key()
+    root_key = read_key((place / "offline" if offline else place / "ca" / "root") / "tls.key", passphrase=None)
+    (certificate,) = load_certificates((place / "ca" / "root" / "tls.crt").read_bytes())
+    assert certificate.public_key() == root_key.public_key()
     with pytest.raises(InvalidConfiguration):
         create(pki, offline=offline)(place)
-
-
-def load_public_key(pem: bytes) -> object:
-    from citadel_py.core.pem import load_certificates
-
-    return load_certificates(pem)[0].public_key()
 
 
 def _litter(place: Path) -> list[Path]:
@@ -76,6 +71,19 @@ def test_an_authority_whose_making_was_killed_is_whole_or_can_be_finished(tmp_pa
     assert None in results
     for place in places:
         check_can_be_finished(place, offline="offline" in scenario or scenario == "second-attempt")
+
+
+def test_an_unfinished_authority_is_no_excuse_to_overwrite_the_root_of_another(tmp_path: Path) -> None:
+    create(new_pki(), offline=True)(tmp_path)
+    key = (tmp_path / "offline" / "tls.key").read_bytes()
+    (tmp_path / "ca").rename(tmp_path / "finished")
+    create(new_pki())(tmp_path)
+    (tmp_path / "ca" / "bundle.json").unlink()
+    (tmp_path / "ca" / "init.unfinished").touch()
+    with pytest.raises(InvalidConfiguration) as caught:
+        create(new_pki(), offline=True)(tmp_path)
+    assert caught.value.rule == "root_key_exists"
+    assert (tmp_path / "offline" / "tls.key").read_bytes() == key
 
 
 def failing_at_each_step(act: Act, places: Iterator[Path]) -> Iterator[Path]:

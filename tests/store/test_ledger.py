@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from citadel_py.core.errors import BadInput, CitadelError, InvalidConfiguration, LedgerUnavailable
 from citadel_py.core.ledger import GENESIS, LedgerEntry, chain_hash
+from citadel_py.core.policy import Method
 from citadel_py.core.ports import Ledger, TokenStore
 from citadel_py.core.spiffe import SpiffeID
 from citadel_py.store.ledger import SQLLedger
@@ -47,6 +48,13 @@ def test_any_text_and_any_moment_survive_and_verify(
     ledger.append([appended])
     assert list(ledger.entries(serial=appended.serial)) == [appended]
     assert ledger.verify()["one"].position == number
+
+
+def test_the_method_of_a_caller_is_recorded_as_its_text(ledger: SQLLedger) -> None:
+    ledger.append([entry(1, method=Method.JOIN_TOKEN)])
+    assert [type(each.method) for each in ledger.entries()] == [str]
+    assert list(ledger.entries()) == [entry(1, method="join_token")]
+    assert ledger.verify()["one"].position == 1
 
 
 def test_appending_nothing_does_nothing(ledger: SQLLedger) -> None:
@@ -86,14 +94,17 @@ def test_threads_may_share_a_ledger(ledger: SQLLedger) -> None:
 
 
 @pytest.mark.parametrize("batch", [[1], [2, 1, 3], [2, 2]])
-def test_a_serial_is_issued_once_and_a_batch_with_a_second_one_is_undone(ledger: SQLLedger, batch: list[int]) -> None:
+def test_a_serial_is_issued_once_and_a_batch_with_a_second_one_is_undone(
+    ledger: SQLLedger, open_ledger: OpenLedger, batch: list[int]
+) -> None:
     ledger.append([entry(1)])
     with pytest.raises(CitadelError, match="randomness") as caught:
         ledger.append([entry(number) for number in batch])
     assert caught.value.rule == "duplicate_serial"
     assert not isinstance(caught.value, LedgerUnavailable)
+    open_ledger("two").append([entry(8)])  # nothing is locked, although the error is still held
     ledger.append([entry(9)])
-    assert list(ledger.entries()) == [entry(1), entry(9)]
+    assert list(ledger.entries()) == [entry(1), entry(8), entry(9)]
     assert ledger.verify()["one"].position == 2
 
 

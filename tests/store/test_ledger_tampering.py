@@ -113,9 +113,14 @@ def test_nothing_is_added_to_a_damaged_end(ledger: SQLLedger, tampered: sqlite3.
 
 
 def test_a_chain_is_not_begun_anew_where_its_end_was_removed(ledger: SQLLedger, tampered: sqlite3.Connection) -> None:
-    tampered.execute("DELETE FROM ledger_writers")
-    with pytest.raises(LedgerUnavailable):
-        ledger.append([entry(6)])
+    head = tampered.execute("SELECT position, hash FROM ledger_writers WHERE writer = 'one'").fetchone()
+    tampered.execute("DELETE FROM ledger_writers WHERE writer = 'one'")
+    for _ in range(2):
+        with pytest.raises(LedgerUnavailable, match=r"ledger\.position"):
+            ledger.append([entry(6)])
+    tampered.execute("INSERT INTO ledger_writers VALUES ('one', ?, ?)", head)
+    ledger.append([entry(6)])
+    assert ledger.verify()["one"].position == 6
 
 
 def test_a_value_that_never_was_a_moment_is_an_error_with_the_place_when_it_is_read(

@@ -1,0 +1,88 @@
+"""Channels that are kept, and refusals as our errors."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import grpc
+import pytest
+
+from citadel_py.agent.ca_call import Channels, Door, error_of
+from citadel_py.core.errors import BadInput, CitadelError, PermissionDenied, Unauthenticated, Unavailable
+from citadel_py.obs.status import Refusal
+
+RETRYABLE = (
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.ABORTED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.UNIMPLEMENTED,
+)
+
+
+@pytest.mark.parametrize("code", RETRYABLE)
+def test_what_agents_try_again_is_unavailable(code: grpc.StatusCode) -> None:
+    assert type(error_of(Refusal(code, "text", ""))) is Unavailable
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (grpc.StatusCode.UNAUTHENTICATED, Unauthenticated),
+        (grpc.StatusCode.PERMISSION_DENIED, PermissionDenied),
+        (grpc.StatusCode.INVALID_ARGUMENT, BadInput),
+    ],
+)
+def test_what_trying_again_does_not_cure_is_told_apart(code: grpc.StatusCode, kind: type[CitadelError]) -> None:
+    assert type(error_of(Refusal(code, "text", ""))) is kind
+
+
+def test_the_services_reason_is_the_rule_and_its_advice_is_in_the_text() -> None:
+    refusal = Refusal(
+        grpc.StatusCode.UNAVAILABLE, "busy", "NOT_READY", "abc123", ("wait",), retry_after=timedelta(seconds=4.2)
+    )
+    error = error_of(refusal)
+    assert error.rule == "not_ready"
+    assert error.hints == ("wait",)
+    assert error.message == "UNAVAILABLE: busy; request id abc123; it asks to wait 4.2 s"
+
+
+@pytest.mark.parametrize("reason", ["", "lower", "WITH SPACE", "X" * 100, "A\nB", "1ST"])
+def test_a_reason_that_is_none_is_not_believed(reason: str) -> None:
+    assert error_of(Refusal(grpc.StatusCode.UNAVAILABLE, "", reason)).rule == "ca_call_failed"
+
+
+def test_text_from_the_other_side_is_short_and_harmless() -> None:
+    token = "citadel-join-" + "s" * 43
+    refusal = Refusal(grpc.StatusCode.UNAVAILABLE, f"{token}\n\x1b[2J" + "x" * 5000, "", "r" * 5000, ("h" * 5000,))
+    error = error_of(refusal)
+    assert token not in error.message
+    assert "\x1b" not in error.message
+    assert len(error.message) < 1000
+    assert len(error.hints[0]) < 500
+
+
+def test_a_key_does_not_show_in_the_representation_of_a_door() -> None:
+    assert "s3cret" not in repr(Door("host:1", b"roots", b"chain", b"s3cret"))
+
+
+async def test_the_same_door_gives_the_same_channel_and_another_one_another() -> None:
+    channels = Channels()
+    door = Door("localhost:1", b"")
+    first = await channels.to(door)
+    assert await channels.to(Door("localhost:1", b"")) is first
+    assert await channels.to(Door("localhost:2", b"")) is not first
+    await channels.close()
+
+
+async def test_channels_do_not_pile_up() -> None:
+    channels = Channels()
+    opened = [await channels.to(Door(f"localhost:{port}", b"")) for port in range(1, 40)]
+    states = [channel.get_state() for channel in opened]
+    assert states.count(grpc.ChannelConnectivity.SHUTDOWN) == len(opened) - 16
+    assert states[-1] is not grpc.ChannelConnectivity.SHUTDOWN
+    await channels.close()
+    assert {channel.get_state() for channel in opened} == {grpc.ChannelConnectivity.SHUTDOWN}
