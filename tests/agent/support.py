@@ -54,7 +54,12 @@ class Agent:
         return client
 
     async def ask(
-        self, held: HeldSVID | None = None, *, id: SpiffeID = ID, client: CAClient | None = None, ttl: timedelta | None = None
+        self,
+        held: HeldSVID | None = None,
+        *,
+        id: SpiffeID = ID,
+        client: CAClient | None = None,
+        ttl: timedelta | None = None,
     ) -> HeldSVID:
         """One attempt; what comes of it is held from then on."""
         key = generate_key(KeyType.P256)

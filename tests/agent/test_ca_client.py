@@ -149,7 +149,7 @@ async def test_the_bundle_that_the_service_told_of_verifies_it_when_the_file_doe
 # --- when nothing works
 
 
-async def test_without_certificate_and_token_nobody_is_asked(agent: Agent, world: World) -> None:
+async def test_without_certificate_and_token_nobody_is_asked(agent: Agent) -> None:
     error = await failure(agent)
     assert (type(error), error.rule) == (Unauthenticated, "no_credential")
     assert "token create" in error.hints[0]
@@ -219,7 +219,7 @@ async def test_a_token_file_with_something_else_in_it_is_not_sent(agent: Agent, 
     assert agent.learned == []
 
 
-async def test_neither_errors_nor_logs_hold_the_token(agent: Agent, world: World, log: list[EventDict]) -> None:
+async def test_neither_errors_nor_logs_hold_the_token(agent: Agent, log: list[EventDict]) -> None:
     agent.token = b"citadel-join-" + b"s3cret" * 7
     error = await failure(agent)
     assert b"s3cret" not in repr((error, error.hints, log)).encode()

@@ -176,7 +176,7 @@ def test_an_answer_that_cannot_be_written_is_unavailable(web: Path) -> None:
 
 def test_an_interrupt_exits_with_130(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "never")
-    command = [sys.executable, "-m", "citadel_py", "inspect", tmp_path / "never"]
+    command = [sys.executable, "-m", "citadel_py", "inspect", str(tmp_path / "never")]
     with subprocess.Popen(command, stderr=subprocess.PIPE) as program:
         writer = os.open(tmp_path / "never", os.O_WRONLY)  # returns when the program has opened it to read
         while program.poll() is None:  # a signal just before the read begins is seen only after it
@@ -192,11 +192,11 @@ def test_an_interrupt_exits_with_130(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_a_closed_stream_is_no_bug(web: Path, tmp_path: Path, closed: str) -> None:
-    init = f"init --dir {tmp_path / 'ca'} --trust-domain example.org"
+    init = f"init --dir {tmp_path / 'new'} --trust-domain example.org"
     for arguments, code in {f"inspect {web}": 0, init: 0, "inspect -": 3}.items():
         command = f"{sys.executable} -m citadel_py {arguments} {closed}"
-        streams = {"stdin": subprocess.DEVNULL, "capture_output": True}
-        assert subprocess.run(["sh", "-c", command], check=False, **streams).returncode == code, arguments
+        done = subprocess.run(["sh", "-c", command], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        assert done.returncode == code, arguments
 
 
 def test_python_dash_m_runs_the_same_program() -> None:

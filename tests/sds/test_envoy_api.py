@@ -63,8 +63,9 @@ def test_a_response_of_ours_is_read_by_envoys_own_messages(
     peer: Path, make_bundle: Callable[[str], Bundle]
 ) -> None:
     bundle = make_bundle("td.test")
-    secrets = (CertificateSecret("default", b"chain", b"key"), TrustSecret("ALL", (bundle,), use_spiffe_validator=True))
-    serialized = with_nonce(encode_response("v1", map(encode_secret, secrets)), "n1")
+    own = encode_secret(CertificateSecret("default", b"chain", b"key"))
+    trust = encode_secret(TrustSecret("ALL", (bundle,), use_spiffe_validator=True))
+    serialized = with_nonce(encode_response("v1", [own, trust]), "n1")
     read = run(peer, "--read", DiscoveryResponse.DESCRIPTOR.full_name, stdin=serialized)
     certificate, context = read["resources"]
     assert (read["version_info"], read["nonce"]) == ("v1", "n1")

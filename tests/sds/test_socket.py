@@ -121,7 +121,8 @@ def test_a_lock_file_left_by_a_killed_agent_locks_nobody_out(tmp_path: Path) -> 
 def test_a_lock_file_that_its_owner_removes_at_this_very_moment_is_no_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, flock, removed = tmp_path / "sds.sock", fcntl.flock, []
+    path, flock = tmp_path / "sds.sock", fcntl.flock
+    removed: list[int] = []
 
     def flock_too_late(descriptor: int, how: int) -> None:
         if not removed:
