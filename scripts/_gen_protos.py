@@ -71,7 +71,9 @@ def generate(source: Path) -> dict[str, bytes]:
 def _protoc(source: Path, protos: Iterable[str], *outputs: str) -> None:
     scripts = Path(sysconfig.get_path("scripts"))
     plugins = [f"--plugin={name}={scripts / name}" for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")]
-    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{source}", *plugins, *outputs, *protos]
+    # googleapis-common-protos installs google/rpc/*.proto beside its modules
+    include = [f"-I{source}", f"-I{sysconfig.get_path('purelib')}"]
+    command = [sys.executable, "-m", "grpc_tools.protoc", *include, *plugins, *outputs, *protos]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SetupError(f"protoc failed:\n{done.stderr}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -42,6 +43,8 @@ def main() -> int:
     """Run the program with the arguments of this process; what is returned is the exit code."""
     session = Session()
     sys.excepthook = _bug_reporter(session)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that cannot show a letter is no reason to fail
+        sys.stdout.reconfigure(errors="backslashreplace")
     if instruction := os.environ.get(COMPLETION_VARIABLE):
         return _complete(instruction)
     return run(sys.argv[1:], session=session)

@@ -16,6 +16,9 @@ DIRECTORY_VARIABLE = "CITADEL_DIR"
 STDIN = "-"
 PASSPHRASE_VARIABLE = "CITADEL_PASSPHRASE_FILE"  # noqa: S105 - the name of a variable
 
+# Only for completion in a shell: whether a file can be read is told by whoever reads it.
+FILE = click.Path(allow_dash=True)
+
 directory = click.option(
     "--dir", "directory", metavar="D", required=True, envvar=DIRECTORY_VARIABLE, show_envvar=True,
     type=click.Path(path_type=Path), help="Directory of the authority.",
@@ -27,7 +30,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON d
 def passphrase_file(help_text: str) -> Callable[[Function], Function]:
     """`--passphrase-file`: the value is the name of a file, never the passphrase."""
     return click.option(
-        "--passphrase-file", metavar="F", envvar=PASSPHRASE_VARIABLE, show_envvar=True, help=f"{help_text} - is stdin.",
+        "--passphrase-file", metavar="F", type=FILE, envvar=PASSPHRASE_VARIABLE, show_envvar=True, help=f"{help_text} - is stdin.",
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from citadel_py.cli.options import PASSPHRASE_VARIABLE, STDIN
+from citadel_py.cli.options import FILE, PASSPHRASE_VARIABLE, STDIN
 from citadel_py.core.errors import CitadelError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -27,8 +27,9 @@ def given(flags: Mapping[str, object], section: str, fallbacks: Mapping[str, str
     """
     found = {name: value for name, value in flags.items() if value is not None and value != ()}
     for name, variable in fallbacks.items():
-        if variable in os.environ and not is_set(name, section, found):
-            found[name] = os.environ[variable]
+        value = os.environ.get(variable)
+        if value and not is_set(name, section, found):
+            found[name] = value
     if found.get("passphrase_file") == STDIN:
         found["passphrase_file"] = "/dev/stdin"  # noqa: S105 - the name of a file
     return found
@@ -42,7 +43,7 @@ def is_set(name: str, section: str, flags: Mapping[str, object]) -> bool:
 def passphrase_file(help_text: str) -> Callable[[Function], Function]:
     """`--passphrase-file` as other commands have it; its variable is a fallback of `given`."""
     variable = f"[env var: {PASSPHRASE_VARIABLE}]"
-    return click.option("--passphrase-file", metavar="F", help=f"{help_text} - is stdin.  {variable}")
+    return click.option("--passphrase-file", metavar="F", type=FILE, help=f"{help_text} - is stdin.  {variable}")
 
 
 def common_options(function: Function) -> Function:

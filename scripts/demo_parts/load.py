@@ -25,7 +25,8 @@ class Load:
     """Requests to `url` while the block lasts: `rate` a second from `lanes` clients, who each wait for their answer.
 
     Every answer but 200, and none within ten seconds, is a failure; `reasons` holds the first few. The
-    headers of each good answer go to `on_response`. Leaving the block waits for the requests under way.
+    headers of each good answer go to `on_response`, and `slowest_s` is how long the slowest of them took.
+    Leaving the block waits for the requests under way.
     """
 
     url: str
@@ -35,6 +36,7 @@ class Load:
     requests: int = 0
     failures: int = 0
     reasons: list[str] = field(default_factory=list)
+    slowest_s: float = 0.0
     _is_over: asyncio.Event = field(default_factory=asyncio.Event)
     _running: asyncio.Future[list[None]] | None = None
 
@@ -60,10 +62,12 @@ class Load:
 
     async def _send(self, http: aiohttp.ClientSession) -> None:
         self.requests += 1
+        start = asyncio.get_running_loop().time()
         try:
             async with http.get(self.url) as response:
                 text = await response.text()
                 if response.status == 200:
+                    self.slowest_s = max(self.slowest_s, asyncio.get_running_loop().time() - start)
                     self.on_response(response.headers)
                 else:
                     self._note_failure(f"{response.status} {text[:200]}")

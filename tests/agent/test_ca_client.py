@@ -28,6 +28,11 @@ async def failure(agent: Agent, *args: object, **options: object) -> CitadelErro
     return failed.value
 
 
+def calls(log: list[EventDict]) -> list[str]:
+    """How each call ended that reached the service."""
+    return [str(line["code"]) for line in log if line["event"] == "rpc.finished"]
+
+
 # --- the first certificate
 
 
@@ -91,6 +96,20 @@ async def test_a_renewal_shows_the_certificate_and_uses_no_token(agent: Agent, w
     assert agent.methods() == ["join_token", "mtls", "mtls"]
 
 
+async def test_the_certificate_comes_before_a_token_that_would_do(agent: Agent, world: World) -> None:
+    agent.token = world.issuer.token().encode()
+    await agent.ask(await agent.ask(id=CART), id=CART)
+    assert agent.methods() == ["jwt", "mtls"]
+
+
+async def test_what_was_learned_is_kept_once(agent: Agent, world: World) -> None:
+    agent.token = world.issuer.token().encode()
+    for client in (agent.client(), None):
+        await agent.ask(id=CART, client=client)
+        await agent.ask(id=CART, client=client)
+    assert agent.learned == [agent.mtls_port]
+
+
 async def test_the_configured_address_for_certificates_is_used(agent: Agent, world: World) -> None:
     agent.mtls = world.server.mtls_address
     agent.address = None
@@ -127,12 +146,12 @@ async def test_a_token_that_is_refused_is_followed_by_the_certificate(agent: Age
     assert agent.methods() == ["mtls"]
 
 
-async def test_an_expired_certificate_is_not_shown(agent: Agent, world: World) -> None:
+async def test_an_expired_certificate_is_not_shown(agent: Agent, world: World, log: list[EventDict]) -> None:
     agent.learned, agent.token = [agent.mtls_port], world.join_token().encode()
     held = agent.minted(ttl=timedelta(minutes=1))
     world.clock.advance(timedelta(minutes=2))
     await agent.ask(held)
-    assert agent.methods() == ["join_token"]
+    assert calls(log) == ["OK"]
 
 
 async def test_the_bundle_that_the_service_told_of_verifies_it_when_the_file_does_not(
@@ -194,11 +213,18 @@ async def test_a_refusal_carries_the_services_reason_and_request_id(agent: Agent
     assert "request id" in error.message
 
 
-async def test_an_identity_that_is_not_ours_is_refused_and_not_tried_elsewhere(agent: Agent) -> None:
+async def test_a_refusal_that_no_port_can_cure_ends_the_attempt(agent: Agent, log: list[EventDict]) -> None:
     agent.learned = [agent.mtls_port]
     error = await failure(agent, agent.minted("/machine/two"))
-    assert "csr_san_not_granted" in error.rule
-    assert agent.methods() == []
+    assert error.rule == "csr_san_not_granted"
+    assert calls(log) == ["INVALID_ARGUMENT"]
+
+
+async def test_asking_for_the_port_is_no_failure(agent: Agent, log: list[EventDict]) -> None:
+    error = await failure(agent, agent.minted("/machine/two"))
+    assert error.rule == "csr_san_not_granted"
+    assert calls(log) == ["UNAUTHENTICATED", "INVALID_ARGUMENT"]
+    assert "asking" not in error.message
 
 
 async def test_what_may_pass_counts_more_than_what_will_not(agent: Agent) -> None:
@@ -209,6 +235,13 @@ async def test_what_may_pass_counts_more_than_what_will_not(agent: Agent) -> Non
     assert "by certificate: the CA at localhost:1 UNAVAILABLE" in error.message
     assert "by token: the CA at localhost" in error.message
     assert "UNAUTHENTICATED" in error.message
+
+
+async def test_what_may_pass_counts_more_also_when_it_comes_later(agent: Agent) -> None:
+    agent.token, agent.learned = Unavailable("the disk is away"), [agent.mtls_port]
+    error = await failure(agent, agent.minted("/machine/two"))
+    assert isinstance(error, Unavailable)
+    assert error.message.endswith("by token: the disk is away")
 
 
 @pytest.mark.parametrize("token", [b"", b" \n", b"two\nlines", "\N{SNOWMAN}".encode(), b"x" * 20_000, b"a\0b"])

@@ -16,7 +16,7 @@ import pytest
 from citadel_py.cli.exits import Exit, exit_of, report
 from citadel_py.cli.session import Session, printable, wants_color
 from citadel_py.core import errors
-from tests.cli.support import cli, cli_in_a_process
+from tests.cli.support import cli, cli_in_a_process, openssl
 
 TABLE = {
     errors.VerificationFailed: 1,
@@ -197,6 +197,16 @@ def test_a_closed_stream_is_no_bug(web: Path, tmp_path: Path, closed: str) -> No
         command = f"{sys.executable} -m citadel_py {arguments} {closed}"
         done = subprocess.run(["sh", "-c", command], stdin=subprocess.DEVNULL, capture_output=True, check=False)
         assert done.returncode == code, arguments
+
+
+def test_a_letter_that_the_terminal_cannot_show_is_no_bug(tmp_path: Path) -> None:
+    openssl(
+        "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", tmp_path / "k",
+        "-out", tmp_path / "c", "-utf8", "-subj", "/CN=Zürich",
+    )  # fmt: skip
+    done = cli_in_a_process("inspect", tmp_path / "c", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert rb"CN=Z\xfcrich" in done.stdout
 
 
 def test_python_dash_m_runs_the_same_program() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from tests.cli.support import NOW, Outcome, cli
 from tests.cli.test_frame import EVERY_COMMAND
 
+PAGE = Path(__file__).parents[2] / "docs/reference/cli.md"
 WEB = "spiffe://example.org/web"
 
 
@@ -40,6 +42,18 @@ def test_the_answer_is_one_document_with_a_version(answers: Mapping[str, Callabl
     assert outcome.json["version"] == 1
     assert next(iter(outcome.json)) == "version"
     assert outcome.out.endswith("}\n")
+
+
+@pytest.mark.parametrize("name", WITH_JSON)
+def test_the_reference_lists_the_fields(answers: Mapping[str, Callable[[], Outcome]], name: str) -> None:
+    (row,) = re.findall(rf"^\| `{name}` \| (.*) \|$", PAGE.read_text(), re.MULTILINE)
+    assert ["version", *re.findall(r"`(\w+)`", row)] == list(answers[name]().json)
+
+
+def test_the_reference_lists_the_fields_of_a_certificate(web: Path) -> None:
+    (facts,) = cli("inspect", web / "ca.crt", "--json").json["objects"]
+    (text,) = re.findall(r"^An entry of `certificates`.*?Other objects", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert [name for name in facts if f"`{name}`" not in text and name not in ("source", "file_mode")] == []
 
 
 def test_one_certificate_has_the_shape_of_two(web: Path) -> None:

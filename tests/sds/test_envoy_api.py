@@ -30,7 +30,7 @@ def peer() -> Path:
     """A Python that has the package xds-protos."""
     python = Path(os.environ.get("CITADEL_TEST_XDS_PYTHON") or ROOT / ".cache" / "xds-protos" / "bin" / "python")
     if not python.exists():
-        pytest.skip("no environment with xds-protos: scripts/test sets one up, or CITADEL_TEST_XDS_PYTHON names its Python")
+        pytest.skip("no xds-protos: scripts/test sets it up, or CITADEL_TEST_XDS_PYTHON names a Python that has it")
     return python
 
 
@@ -59,9 +59,7 @@ def test_every_field_enum_and_method_of_ours_is_envoys(ours: Described, theirs: 
     assert {name: theirs.get(name) for name in ours} == ours
 
 
-def test_a_response_of_ours_is_read_by_envoys_own_messages(
-    peer: Path, make_bundle: Callable[[str], Bundle]
-) -> None:
+def test_a_response_of_ours_is_read_by_envoys_own_messages(peer: Path, make_bundle: Callable[[str], Bundle]) -> None:
     bundle = make_bundle("td.test")
     own = encode_secret(CertificateSecret("default", b"chain", b"key"))
     trust = encode_secret(TrustSecret("ALL", (bundle,), use_spiffe_validator=True))

@@ -24,12 +24,14 @@ citadel-py agent --ca ca.example:8443 --ca-bundle ca.crt --token-file web.token 
 )
 @click.option("--ca", metavar="HOST:PORT", help="The CA service.")
 @click.option("--ca-mtls", metavar="HOST:PORT", help="Where it renews by certificate.  [default: as the service says]")
-@click.option("--ca-bundle", metavar="FILE", help="Roots that verify the CA service.")
-@click.option("--token-file", metavar="F", help="Join token or JWT for the first certificate.")
-@click.option("--ca-dir", metavar="D", help="Sign in this process with the authority in D, without a service.")
+@click.option("--ca-bundle", metavar="FILE", type=options.FILE, help="Roots that verify the CA service.")
+@click.option("--token-file", metavar="F", type=options.FILE, help="Join token or JWT for the first certificate.")
+@click.option(
+    "--ca-dir", metavar="D", type=options.FILE, help="Sign in this process with the authority in D, without a service."
+)
 @services.passphrase_file("Passphrase of the authority's key in --ca-dir.")
 @click.option("--id", metavar="ID", help="The SPIFFE ID to have certificates for.")
-@click.option("--state", metavar="S", help="Directory that keeps key and certificate (made 0700).")
+@click.option("--state", metavar="S", type=options.FILE, help="Directory that keeps key and certificate (made 0700).")
 @click.option("--sds", metavar="unix:PATH", help="Socket on which Envoy gets them.")
 @click.option("--sds-mode", metavar="MODE", help="Mode of the socket.  [default: 0660]")
 @click.option("--ttl", metavar="DURATION", help="Lifetime to ask for.")

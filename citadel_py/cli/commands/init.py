@@ -54,11 +54,15 @@ class Plan:
 @click.option(
     "--offline-root", metavar="DIR", type=click.Path(path_type=Path), help="Keep the root's key in DIR, not in D.",
 )  # fmt: skip
-@click.option("--import-root", metavar="CERT", help="Sign the intermediate by this root instead of a new one.")
+@click.option(
+    "--import-root", metavar="CERT", type=options.FILE, help="Sign the intermediate by this root instead of a new one."
+)
 @click.option(
     "--import-root-key", metavar="KEY", type=click.Path(path_type=Path), help="The imported root's key; not copied.",
 )  # fmt: skip
-@click.option("--import-root-passphrase-file", metavar="F", help="Passphrase of the imported root's key.")
+@click.option(
+    "--import-root-passphrase-file", metavar="F", type=options.FILE, help="Passphrase of the imported root's key."
+)
 @click.option("--root-lifetime", type=params.DURATION, help="Of a new root.  [default: 3650d]")
 @click.option(
     "--intermediate-lifetime", type=params.DURATION, help="Ends with an imported root at the latest.  [default: 365d]",

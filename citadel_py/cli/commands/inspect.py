@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     ],
     meanings={Exit.DONE: "everything in it could be read", Exit.BAD_INPUT: "something in it cannot be read"},
 )
-@click.argument("file")
+@click.argument("file", type=options.FILE)
 @options.passphrase_file("Passphrase of keys and PKCS#12.")
 @options.as_json
 @click.pass_obj

@@ -57,7 +57,7 @@ class _Wish:
     "--format", "file_format", type=click.Choice(["pem", "p12"]), default="pem", show_default=True,
     help="p12 writes tls.p12 in place of tls.key.",
 )  # fmt: skip
-@click.option("--p12-passphrase-file", metavar="F", help="Passphrase of tls.p12. - is stdin.")
+@click.option("--p12-passphrase-file", metavar="F", type=options.FILE, help="Passphrase of tls.p12. - is stdin.")
 @options.passphrase_file("Passphrase of the authority's key.")
 @click.option("--force", is_flag=True, help="Replace the key and certificate in O.")
 @options.as_json

@@ -50,7 +50,7 @@ def parse_window(text: str) -> Window:
         Exit.BAD_INPUT: "the file cannot be read",
     },
 )
-@click.argument("file")
+@click.argument("file", type=options.FILE)
 @click.option(
     "--before", "window", metavar="PART", type=params.Parsed("PART", parse_window), default="1/3", show_default=True,
     help="How long before its end: a fraction of its life, or a duration.",

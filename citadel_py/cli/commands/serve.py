@@ -22,7 +22,12 @@ citadel-py serve --dir /srv/ca --listen 0.0.0.0:8443 --listen-mtls 0.0.0.0:8444 
     codes=[Exit.UNAVAILABLE],
     meanings={Exit.DONE: "stopped by SIGTERM or SIGINT, with every request answered"},
 )
-@click.option("--dir", metavar="D", help=f"Directory of the authority.  [env var: {options.DIRECTORY_VARIABLE}]")
+@click.option(
+    "--dir",
+    metavar="D",
+    type=options.FILE,
+    help=f"Directory of the authority.  [env var: {options.DIRECTORY_VARIABLE}]",
+)
 @click.option("--listen", metavar="HOST:PORT", help="Where callers with a token ask (TLS).")
 @click.option(
     "--listen-mtls", metavar="HOST:PORT", help="Where callers with a certificate renew.  [default: a free port]"
@@ -33,7 +38,7 @@ citadel-py serve --dir /srv/ca --listen 0.0.0.0:8443 --listen-mtls 0.0.0.0:8444 
 )
 @services.passphrase_file("Passphrase of the authority's key.")
 @click.option("--jwt-issuer", metavar="ISS", help="Accept JSON Web Tokens of this issuer.")
-@click.option("--jwt-jwks", metavar="FILE_OR_URL", help="Its keys.")
+@click.option("--jwt-jwks", metavar="FILE_OR_URL", type=options.FILE, help="Its keys.")
 @click.option("--jwt-audience", metavar="AUD", help="The audience that a token must have.  [default: istio-ca]")
 @click.option(
     "--clock-skew", metavar="DURATION", help="By how much clocks of token issuers may differ.  [default: 60s]"

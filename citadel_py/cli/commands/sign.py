@@ -23,7 +23,7 @@ from citadel_py.core.spiffe import SpiffeID
     codes=[Exit.UNAVAILABLE, Exit.DENIED],
     meanings={Exit.DONE: "signed: the chain is on stdout", Exit.BAD_INPUT: "bad input, or a CSR that is refused"},
 )
-@click.argument("csr_file")
+@click.argument("csr_file", type=options.FILE)
 @click.option("--id", "wanted_id", type=params.SPIFFE_ID, required=True, help="The ID that the certificate gets.")
 @options.directory
 @options.ttl

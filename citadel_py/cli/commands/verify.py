@@ -35,8 +35,14 @@ if TYPE_CHECKING:
         Exit.BAD_INPUT: "an input cannot be read",
     },
 )
-@click.argument("chain")
-@click.option("--bundle", metavar="CA", required=True, help="Roots: PEM, a SPIFFE bundle, or a map of SPIFFE bundles.")
+@click.argument("chain", type=options.FILE)
+@click.option(
+    "--bundle",
+    metavar="CA",
+    type=options.FILE,
+    required=True,
+    help="Roots: PEM, a SPIFFE bundle, or a map of SPIFFE bundles.",
+)
 @click.option("--id", "expected", type=params.SPIFFE_ID, help="The ID that the leaf must have.")
 @click.option("--at", type=params.MOMENT, help="Verify as of this moment (RFC 3339) instead of now.")
 @options.as_json
