@@ -30,7 +30,7 @@ from demo_parts.screen import State, screen
 from demo_parts.watch import Outage, Stopwatch, Watch
 from demo_parts.wire import Side
 
-PASSED, NOT_SHOWN, BAD_CONFIGURATION, UNAVAILABLE, INTERRUPTED = 0, 1, 3, 4, 130
+PASSED, NOT_SHOWN, BAD_CONFIGURATION, UNAVAILABLE, INTERRUPTED, NO_READER = 0, 1, 3, 4, 130, 141
 
 _TICK_S = 0.5
 _LAST_FIRST_RENEWAL_S = 45  # both proxies have renewed once by then
@@ -48,6 +48,7 @@ exit codes:
   3    ENVOY_BIN names no Envoy
   4    a part did not start, or died; the end of its log is shown
   130  interrupted before the load began
+  141  the reader of the output went away
 """
 
 
@@ -63,13 +64,13 @@ class Options:
 
 @dataclass
 class Interruption:
-    """SIGINT and SIGTERM: the first asks for an orderly end, the second for a quick one."""
+    """SIGINT, SIGTERM and SIGHUP: the first asks for an orderly end, the second for a quick one."""
 
     children: Children
     requested: asyncio.Event = field(default_factory=asyncio.Event)
 
     def listen(self) -> None:
-        for each in (signal.SIGINT, signal.SIGTERM):
+        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(each, self._on_signal)
 
     async def comes_within(self, seconds: float) -> bool:
@@ -109,6 +110,9 @@ def main(arguments: Sequence[str]) -> int:
         return fail(str(failure), hint, UNAVAILABLE)
     except KeyboardInterrupt:
         return fail("interrupted", "", INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered has no reader
+        return NO_READER
 
 
 def parse(arguments: Sequence[str]) -> Options:
@@ -172,6 +176,7 @@ async def set_up(mesh: Mesh, options: Options) -> None:
     for side in Side:
         say(f"  {side} Envoy  {mesh.envoys[side].admin}/certs")
     say(f"  requests      {mesh.url} -> client Envoy -> mTLS -> server Envoy")
+    say(f"ends {f'after {options.seconds:.0f} s' if options.seconds else 'with Ctrl-C'}")
     if options.seconds and options.seconds < _LAST_FIRST_RENEWAL_S:
         say(f"note: it can take {_LAST_FIRST_RENEWAL_S} s until both have renewed; before that the exit code is 1")
 
@@ -202,6 +207,7 @@ async def judge(watch: Watch, load: Load) -> Outcome:
         requests=load.requests,
         failures=load.failures,
         first_failure=next(iter(load.reasons), ""),
+        slowest_s=load.slowest_s,
         handshakes=await watch.mesh.full_handshakes(),
         history=watch.history,
         is_outage_missing=watch.outage is not None and not watch.outage.is_over,

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
+from citadel_py import __version__
 from citadel_py.admin.http import AdminServer
 from citadel_py.agent.ca_client import CAAddress, CAClient
 from citadel_py.app.authority import AuthorityFiles, read_passphrase
@@ -65,6 +66,7 @@ async def agent(settings: AgentSettings) -> None:
     is no reason not to begin.
     """
     configure(settings.log_format, settings.log_level)
+    _log.info(events.PROCESS_STARTED, version=__version__)
     address = UnixAddress.parse(settings.sds)
     await asyncio.to_thread(make_private_dir, settings.state)
     with lock_file(settings.state):

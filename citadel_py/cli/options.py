@@ -30,7 +30,8 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON d
 def passphrase_file(help_text: str) -> Callable[[Function], Function]:
     """`--passphrase-file`: the value is the name of a file, never the passphrase."""
     return click.option(
-        "--passphrase-file", metavar="F", type=FILE, envvar=PASSPHRASE_VARIABLE, show_envvar=True, help=f"{help_text} - is stdin.",
+        "--passphrase-file", metavar="F", type=FILE, envvar=PASSPHRASE_VARIABLE, show_envvar=True,
+        help=f"{help_text} - is stdin.",
     )  # fmt: skip
 
 

@@ -25,8 +25,6 @@ SERVING_CERTIFICATE_ROTATED: Final = "serving_certificate.rotated"
 SERVING_CERTIFICATE_FAILED: Final = "serving_certificate.failed"
 JWKS_LOADED: Final = "jwks.loaded"
 JWKS_FAILED: Final = "jwks.failed"
-TOKEN_REDEEMED: Final = "token.redeemed"  # noqa: S105 - an event, no token
-LEDGER_FAILED: Final = "ledger.failed"
 
 # --- SVIDs
 SVID_ISSUED: Final = "svid.issued"

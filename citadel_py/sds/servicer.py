@@ -23,6 +23,7 @@ from citadel_py.sds.stream import Acknowledged, Push, Rejected, Request, Stream,
 
 SERVICE: Final = "envoy.service.secret.v3.SecretDiscoveryService"
 _MAX_SHOWN_NAMES = 10
+_MAX_SHOWN_NAME = 200  # characters
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
@@ -97,14 +98,18 @@ class _Conversation:
         self._stream = Stream()
         self._node = ""
         self._withheld: tuple[str, ...] = ()
+        self._is_open = False
         self._is_over = False
         self._refused: CitadelError | None = None
 
     async def run(self) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            reading = tasks.create_task(self._read())
-            await self._send()
-            reading.cancel()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                reading = tasks.create_task(self._read())
+                await self._send()
+                reading.cancel()
+        finally:
+            _log.debug(events.SDS_STREAM_CLOSED, node=self._node)
         if self._refused:
             raise self._refused
 
@@ -131,7 +136,9 @@ class _Conversation:
 
     def _take(self, received: Received) -> None:
         _check_type(received.type_url)
-        self._node = self._node or received.node
+        if not self._is_open:
+            self._is_open, self._node = True, received.node
+            _log.info(events.SDS_STREAM_OPENED, node=self._node, names=_shown(received.request.names))
         snapshot = self._hub.snapshot
         match self._stream.receive(received.request, snapshot):
             case Acknowledged() as answer:
@@ -163,5 +170,6 @@ def _names_of(push: Push) -> tuple[str, ...]:
 
 def _shown(names: tuple[str, ...]) -> tuple[str, ...]:
     """Bounded, for a log line."""
-    more = len(names) - _MAX_SHOWN_NAMES
-    return names if more <= 0 else (*names[:_MAX_SHOWN_NAMES], f"and {more} more")
+    shown = tuple(name[:_MAX_SHOWN_NAME] for name in names[:_MAX_SHOWN_NAMES])
+    more = len(names) - len(shown)
+    return (*shown, f"and {more} more") if more else shown

@@ -58,7 +58,7 @@ class History:
     def agent_told(self, side: Side, *, renew_at: datetime | None, tries_in_vain: int, at_s: float) -> None:
         """The agent's own plan, and how many of its attempts found no CA."""
         proxy = self.proxies[side]
-        if tries_in_vain > proxy.tries_in_vain and not proxy.is_waiting:
+        if tries_in_vain > proxy.tries_in_vain and not (proxy.is_waiting or self.is_ca_up):
             proxy.is_waiting = True
             self.note(f"{side} cannot renew while the CA is away: keeps its certificate and tries again", at_s=at_s)
         proxy.renew_at, proxy.tries_in_vain = renew_at, tries_in_vain
@@ -66,8 +66,13 @@ class History:
     def ca_is(self, *, up: bool, at_s: float) -> None:
         """Whether the CA answers."""
         if up != self.is_ca_up:
-            self.note("the CA answers again" if up else "the CA is away", at_s=at_s)
+            self.note("the CA answers again" if up else "the CA does not answer", at_s=at_s)
         self.is_ca_up = up
+
+    def ca_was_killed(self, *, at_s: float) -> None:
+        """On purpose, so that nobody needs to be told that it does not answer."""
+        self.note("the CA is killed (SIGKILL), shortly before a renewal", at_s=at_s)
+        self.is_ca_up = False
 
     def note(self, text: str, *, at_s: float) -> None:
         self.events.append(Event(at_s, text))
@@ -85,6 +90,7 @@ class Outcome:
     requests: int
     failures: int
     first_failure: str
+    slowest_s: float
     handshakes: int
     history: History
     is_outage_missing: bool = False
@@ -107,7 +113,7 @@ class Outcome:
         """The summary."""
         yield (
             f"{self.seconds:.0f} s: {count(self.requests, 'request')}, {self.failures} failed, "
-            f"{count(self.handshakes, 'full mTLS handshake')}"
+            f"{count(self.handshakes, 'full mTLS handshake')}, slowest answer {self.slowest_s * 1000:.0f} ms"
         )
         for side, proxy in self.history.proxies.items():
             yield f"{side}: {count(proxy.renewals, 'renewal')} seen on the wire: {_last_serials(proxy)}"

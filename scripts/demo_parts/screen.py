@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeAlias
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -17,6 +18,7 @@ from demo_parts.history import Event, History, ProxyHistory, count
 from demo_parts.load import Load
 from demo_parts.wire import Side
 
+_FIRST_LINE_S = 1.0
 _LINE_EVERY_S = 5.0
 _SHOWN_EVENTS = 6
 
@@ -55,12 +57,12 @@ def _lines(console: Console) -> Iterator[Show]:
 
 
 class _Lines:
-    """Each event once, and a line about everything every five seconds."""
+    """Each event once, and a line about everything soon after the start and every five seconds."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._told = 0
-        self._next_s = _LINE_EVERY_S
+        self._next_s = _FIRST_LINE_S
 
     def show(self, state: State) -> None:
         for event in state.history.events[self._told :]:
@@ -92,13 +94,21 @@ def _event_line(event: Event) -> str:
 
 
 def _view(state: State) -> Group:
-    headline = Text(f"{state.at_s:.0f} s   {state.requests}   CA {_up(state.history)}", style="bold")
     events = [Text(_event_line(event)) for event in state.history.events[-_SHOWN_EVENTS:]]
-    return Group(headline, _table(state.history), *events)
+    return Group(_headline(state), _table(state.history), *events)
+
+
+def _headline(state: State) -> Text:
+    return Text.assemble(
+        f"{state.at_s:.0f} s   ",
+        (state.requests, "bold red" if state.load.failures else "bold green"),
+        "   CA ",
+        (_up(state.history), "bold green" if state.history.is_ca_up else "bold red"),
+    )
 
 
 def _table(history: History) -> Table:
-    table = Table("proxy", "serial on the wire", "expires", "next renewal", "renewals seen")
+    table = Table("proxy", "serial on the wire", "expires", "next renewal", "renewals seen", box=SIMPLE_HEAD)
     for side, proxy in history.proxies.items():
         table.add_row(*_row(side, proxy))
     return table

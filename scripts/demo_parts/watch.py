@@ -58,8 +58,8 @@ class Outage:
 
     async def _kill(self, at_s: float) -> None:
         self._killed_at_s = at_s
-        self.history.note("the CA is killed (SIGKILL), shortly before a renewal", at_s=at_s)
         await self.mesh.kill_ca()
+        self.history.ca_was_killed(at_s=at_s)
 
     def _is_a_renewal_near(self) -> bool:
         moment = self.history.next_renewal()

@@ -149,6 +149,12 @@ async def test_a_replaced_authority_signs_after_sighup(service: Running) -> None
     assert after.authority_id != before.authority_id
 
 
+async def test_sighup_loads_files_again_that_did_not_change(service: Running) -> None:
+    os.kill(os.getpid(), signal.SIGHUP)
+    await until(lambda: [line["event"] for line in service.events].count("authority.activated") == 2)
+    assert (await service.ready())[0] == 200
+
+
 async def test_an_authority_that_is_broken_on_disk_changes_nothing(service: Running) -> None:
     bundle = service.bundle()
     (service.directory / "intermediate" / "tls.key").write_text("no key")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import grpc
 import pytest
+import structlog
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # ships .pyi files without py.typed
 
 from citadel_py._proto.envoy.config.core.v3.base_pb2 import Node
@@ -199,6 +200,20 @@ async def test_a_message_that_is_too_large_ends_its_stream_only(
     await hostile.write(DiscoveryRequest(node=Node(id="x" * (2 << 20))))
     assert (await failure(hostile)).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert b"one" in content(await receive(await subscribe(stub, "default")))
+
+
+async def test_what_is_logged_of_a_hostile_request_is_bounded(
+    stub: SecretDiscoveryServiceAsyncStub, hub: Hub, certificate: CertificateMaker
+) -> None:
+    hub.replace([certificate("one")])
+    names = ["default", *(f"{number}\n" * 100 for number in range(200))]
+    with structlog.testing.capture_logs() as log:
+        call = stub.StreamSecrets(timeout=20)
+        await call.write(DiscoveryRequest(resource_names=names, node=Node(id="\x1b[2J" * 1000)))
+        await receive(call)
+    assert {line["event"] for line in log} >= {"sds.stream_opened", "sds.withheld"}
+    assert len(repr(log)) < 20_000
+    assert all("\x1b" not in str(line["node"]) for line in log)
 
 
 async def test_the_socket_lets_owner_and_group_in_and_is_gone_afterwards(

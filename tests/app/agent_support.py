@@ -1,0 +1,106 @@
+"""`agent` in the process of a test: its settings, its life, and what a proxy gets from it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import aiohttp
+import grpc
+import structlog
+from structlog.typing import EventDict
+
+from citadel_py._proto.envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
+from citadel_py._proto.envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest, DiscoveryResponse
+from citadel_py._proto.envoy.service.secret.v3 import sds_pb2_grpc
+from citadel_py.app import agent as agent_module
+from citadel_py.config import AgentSettings, parse_address
+from citadel_py.core.bundle import Bundle
+from citadel_py.core.keys import load_private_key, same_public_key
+from citadel_py.core.pem import load_certificates
+from citadel_py.core.spiffe import SpiffeID
+from citadel_py.core.verify import verify_svid
+from citadel_py.core.x509svid import X509SVID
+from citadel_py.sds.socket import UnixAddress
+from tests.ca.support import TD
+
+WEB = SpiffeID(TD, "/ns/shop/sa/web")
+FREE = parse_address("127.0.0.1:0")
+
+
+def settings_of(place: Path, **changes: object) -> AgentSettings:
+    """Everything below `place`; a source has to be among the changes."""
+    base = {"id": WEB, "state": place / "state", "sds": f"unix:{place}/run/sds.sock", "admin": FREE}
+    return AgentSettings(**{**base, **changes})
+
+
+@dataclass
+class RunningAgent:
+    """An agent that is up, as one sees it from outside."""
+
+    settings: AgentSettings
+    task: asyncio.Task[None]
+    log: list[EventDict]
+
+    @property
+    def socket(self) -> Path:
+        return UnixAddress.parse(self.settings.sds).path
+
+    async def secrets(self, *names: str) -> dict[str, Secret]:
+        """What a proxy gets that asks for these names in one stream; waits until there are all of them."""
+        async with grpc.aio.insecure_channel(UnixAddress(self.socket).target) as channel, asyncio.timeout(20):
+            call = sds_pb2_grpc.SecretDiscoveryServiceStub(channel).StreamSecrets()
+            request = DiscoveryRequest(resource_names=names)
+            while True:
+                await call.write(request)
+                response = await call.read()
+                assert isinstance(response, DiscoveryResponse)
+                if len(response.resources) == len(names):
+                    return {secret.name: secret for secret in map(_secret, response.resources)}
+                request.version_info, request.response_nonce = response.version_info, response.nonce
+
+    async def svid(self, name: str = "default") -> X509SVID:
+        """The certificate that a proxy presents, verified with the bundle that it has."""
+        found = await self.secrets(name, "ROOTCA")
+        bundle = Bundle.from_pem(TD, found["ROOTCA"].validation_context.trusted_ca.inline_bytes)
+        certificate = found[name].tls_certificate
+        chain = load_certificates(certificate.certificate_chain.inline_bytes)
+        key = load_private_key(certificate.private_key.inline_bytes)
+        assert same_public_key(key.public_key(), chain[0].public_key())  # type: ignore[arg-type]
+        return verify_svid(chain, bundle, now=datetime.now(UTC))
+
+    async def ready(self) -> tuple[int, str]:
+        admin = next(line for line in self.log if line["event"] == "server.started")["admin"]
+        url = f"http://{admin}/readyz?verbose"
+        async with aiohttp.ClientSession() as session, session.get(url) as response:
+            return response.status, await response.text()
+
+    def told(self, event: str) -> list[EventDict]:
+        return [line for line in self.log if line["event"] == event]
+
+
+def _secret(packed: object) -> Secret:
+    secret = Secret()
+    packed.Unpack(secret)  # type: ignore[attr-defined]  # a google.protobuf.Any
+    return secret
+
+
+@asynccontextmanager
+async def running(settings: AgentSettings) -> AsyncIterator[RunningAgent]:
+    """Run the agent until the end of the block, or of the agent."""
+    with structlog.testing.capture_logs() as log:
+        task = asyncio.create_task(agent_module.agent(settings))
+        agent = RunningAgent(settings, task, log)
+        try:
+            while not agent.told("server.started"):
+                await asyncio.wait({task}, timeout=0.005)
+                if task.done():
+                    await task
+            yield agent
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
