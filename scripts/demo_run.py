@@ -100,8 +100,8 @@ class Interruption:
 
 def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
-    if not os.access(options.envoy, os.X_OK):
-        return fail(f"ENVOY_BIN: {str(options.envoy)!r} is no program", "run scripts/demo", BAD_CONFIGURATION)
+    if not (options.envoy.is_file() and os.access(options.envoy, os.X_OK)):
+        return fail(f"ENVOY_BIN names no program: {options.envoy}", "run scripts/demo", BAD_CONFIGURATION)
     try:
         with directory(keep=options.keep) as path:
             return asyncio.run(demo(options, path))
@@ -127,7 +127,7 @@ def parse(arguments: Sequence[str]) -> Options:
     parser.add_argument("--restart-ca", action="store_true", help="kill the CA before a renewal, for 15 seconds")
     parser.add_argument("--keep", action="store_true", help="keep the directory with keys, configurations and logs")
     parsed = parser.parse_args(arguments)
-    envoy = Path(os.environ.get("ENVOY_BIN", ""))
+    envoy = Path(os.environ.get("ENVOY_BIN") or "nothing")
     return Options(envoy=envoy, seconds=parsed.seconds, restart_ca=parsed.restart_ca, keep=parsed.keep)
 
 

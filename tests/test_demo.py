@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from _environment import ROOT
-from demo_parts.children import ChildDied, Children
+from demo_parts.children import ChildDied, Children, Failure
 from demo_parts.history import History, Outcome
+from demo_parts.load import Load
+from demo_parts.screen import State, screen
 from demo_parts.wire import Leaf, Side
 
 DEMO = ROOT / "scripts" / "demo_run.py"
@@ -64,7 +69,7 @@ class Demo:
 async def start_demo(tmp_path: Path, envoy_binary: Path) -> AsyncIterator[Callable[..., asyncio.Task[Demo]]]:
     started: list[Demo] = []
 
-    async def start(*arguments: str, envoy: Path = envoy_binary) -> Demo:
+    async def start(*arguments: str, envoy: Path | str = envoy_binary) -> Demo:
         env = {**os.environ, "ENVOY_BIN": str(envoy), "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
         process = await asyncio.create_subprocess_exec(
             sys.executable, DEMO, *arguments, env=env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
@@ -141,8 +146,9 @@ async def test_a_part_that_does_not_start_is_told_with_the_end_of_its_log(
     assert demo.has_left_nothing()
 
 
-async def test_without_an_envoy_it_says_what_to_do(start_demo: StartDemo, tmp_path: Path) -> None:
-    demo = await start_demo(envoy=tmp_path / "nowhere")
+@pytest.mark.parametrize("name", ["", "/nowhere/envoy", "/"])
+async def test_without_an_envoy_it_says_what_to_do(start_demo: StartDemo, name: str) -> None:
+    demo = await start_demo(envoy=name)
     code, _ = await demo.end()
     assert code == 3
     assert "hint: run scripts/demo" in await demo.complaint()
@@ -201,6 +207,47 @@ def test_waiting_for_the_ca_is_told_once_per_outage() -> None:
     assert sum("cannot renew" in event.text for event in history.events) == 1
 
 
+# ------------------------------------------------------------------------------------------ the screen
+
+
+@pytest.fixture
+def told() -> History:
+    """A client that has renewed, and a server that waits for a CA that is away."""
+    history, now = History(), datetime.now(UTC)
+    for serial in ("aa11bb22cc", "bb33cc44dd"):
+        history.saw(Side.CLIENT, Leaf(serial, now + timedelta(seconds=50.4)), at_s=2)
+    history.saw(Side.SERVER, Leaf("ee55ff66aa", now + timedelta(seconds=20.4)), at_s=3)
+    history.ca_was_killed(at_s=4)
+    for side, tries in ((Side.CLIENT, 0), (Side.SERVER, 1)):
+        history.agent_told(side, renew_at=now + timedelta(seconds=30.4), tries_in_vain=tries, at_s=5)
+    return history
+
+
+def test_lines_tell_each_event_once_and_the_state_every_five_seconds(told: History) -> None:
+    file = StringIO()
+    with screen(Console(file=file)) as show:
+        for at_s in (5, 6, 7, 10):
+            show(State(at_s, told, Load("http://nowhere", requests=7)))
+    assert file.getvalue().splitlines() == [
+        "   2 s  * client renewed: aa11bb22 -> bb33cc44",
+        "   4 s  * the CA is killed (SIGKILL), shortly before a renewal",
+        "   5 s  * server cannot renew while the CA is away: keeps its certificate and tries again",
+        "   5 s  7 requests, 0 failed, client bb33cc44 renews in 30 s, server ee55ff66 ends in 20 s, CA AWAY",
+        "  10 s  7 requests, 0 failed, client bb33cc44 renews in 30 s, server ee55ff66 ends in 20 s, CA AWAY",
+    ]
+
+
+def test_a_terminal_has_the_last_state_in_view(told: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    file = StringIO()
+    with screen(Console(file=file, force_terminal=True, width=100, color_system=None)) as show:
+        show(State(5, told, Load("http://nowhere", requests=7)))
+    shown = file.getvalue()
+    assert "7 requests, 0 failed" in shown
+    assert re.search(r"client +bb33cc44dd +in 50 s +in 30 s +1", shown)
+    assert re.search(r"server +ee55ff66aa +in 20 s +in 30 s +0", shown)
+
+
 # ------------------------------------------------------------------------------------------- processes
 
 
@@ -216,6 +263,12 @@ async def test_a_child_that_dies_while_another_is_waited_for_is_told(tmp_path: P
         await children.start("short one", ["sh", "-c", "echo 'oh no'; exit 3"])
         with pytest.raises(ChildDied, match=r"(?s)short one ended with exit code 3.*oh no"):
             await children.until(never, "something else", within_s=20)
+
+
+async def test_a_program_that_cannot_be_run_is_named(tmp_path: Path) -> None:
+    async with Children(tmp_path) as children:
+        with pytest.raises(Failure, match="cannot run /nowhere/at-all: No such file"):
+            await children.start("nothing", ["/nowhere/at-all"])
 
 
 async def is_written(log: Path) -> bool:

@@ -54,6 +54,10 @@ class Source(CertificateSource, Protocol):
         """Raise CitadelError where what was configured cannot work, whoever is away."""
         ...
 
+    async def is_current(self, held: HeldSVID) -> bool:
+        """False where this source is known to have another bundle than the one that came with this SVID."""
+        ...
+
     async def aclose(self) -> None:
         """Let go of connections and files."""
         ...
@@ -125,8 +129,11 @@ class _Agent:
         """What was saved is served first; then the source is asked, if only to replace it later."""
         settings = self._settings
         await self._renewer.add(Identity(settings.id, settings.ttl))
-        if _problem_of(self._renewer.held(settings.id), utcnow()):
+        held = self._renewer.held(settings.id)
+        if held is None or not is_valid(held, utcnow()):
             await self._source.check()
+        elif not await self._source.is_current(held):
+            self._renewer.hurry(settings.id)
         await self._server.start()
         self._supervisor.start("renewer", self._renewer.run())
         admin = str(Address(settings.admin.host, self._admin.port)) if settings.admin and self._admin else None

@@ -54,6 +54,15 @@ class LocalSource:
         async with self._one_at_a_time:
             await asyncio.to_thread(self._current_engine)
 
+    async def is_current(self, held: HeldSVID) -> bool:
+        """False where the directory holds another bundle: another authority was made there since."""
+        try:
+            async with self._one_at_a_time:
+                engine = await asyncio.to_thread(self._current_engine)
+        except CitadelError:
+            return True  # it cannot be told, and what is held is valid
+        return engine.issuer.bundle.content_hash == held.bundle.content_hash
+
     async def aclose(self) -> None:
         """Let go of the ledger; one that is being written to is waited for."""
         async with self._one_at_a_time:

@@ -21,10 +21,14 @@ from citadel_py.core.x509svid import X509SVID
 
 @dataclass(frozen=True, slots=True)
 class Issuance:
-    """A signed certificate that may not leave before `entry` is durable in the ledger."""
+    """A signed certificate that may not leave before `entry` is durable in the ledger.
+
+    `decided_by` is the rule of the policy that granted it; None where that was no rule of a file.
+    """
 
     svid: X509SVID
     entry: LedgerEntry
+    decided_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +51,13 @@ class Engine:
         Raises PermissionDenied, LifetimeRefused, BadInput, InvalidCSR or NotReady; then nothing was
         signed and there is nothing to record.
         """
-        grant = self.policy.decide(caller, wanted)
+        decision = self.policy.judge(caller, wanted, request.names)
+        grant = decision.grant
         self.policy.check_names(request.names, grant)
         serial = profile.serial_number(self.entropy(profile.SERIAL_BYTES))
         svid = self.issuer.issue(request.public_key, grant, now=now, serial=serial)
-        return Issuance(svid, self._entry(svid, request, caller, now=now, request_id=request_id))
+        entry = self._entry(svid, request, caller, now=now, request_id=request_id)
+        return Issuance(svid, entry, decided_by=str(decision.rule) if decision.rule else None)
 
     def _entry(
         self, svid: X509SVID, request: SigningRequest, caller: Caller, *, now: datetime, request_id: str

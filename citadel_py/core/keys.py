@@ -10,9 +10,9 @@ from enum import StrEnum
 from typing import TypeAlias
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
 from citadel_py.core.errors import InvalidKey
 
@@ -85,13 +85,50 @@ def load_private_key(pem: bytes, passphrase: bytes | None = None) -> PrivateKey:
     return key
 
 
-def signing_hash(key: PrivateKey) -> SigningHash:
+def signing_hash(key: PrivateKey | PublicKey) -> SigningHash:
     """The hash that goes with a signing key: it follows the key's own strength."""
-    if isinstance(key, ed25519.Ed25519PrivateKey):
-        return None
-    if isinstance(key, ec.EllipticCurvePrivateKey) and key.key_size > 256:
-        return hashes.SHA384()
-    return hashes.SHA256()
+    match key:
+        case ed25519.Ed25519PrivateKey() | ed25519.Ed25519PublicKey():
+            return None
+        case ec.EllipticCurvePrivateKey(key_size=size) | ec.EllipticCurvePublicKey(key_size=size) if size > 256:
+            return hashes.SHA384()
+        case _:
+            return hashes.SHA256()
+
+
+def sign_message(key: PrivateKey, message: bytes) -> bytes:
+    """A detached signature, by the algorithm with which this key signs certificates.
+
+    The message must begin with a text that says what it is for. A certificate or CRL begins with
+    0x30 (a DER sequence), so that a signature over text never is one over either of them.
+    """
+    algorithm = signing_hash(key)
+    match key:
+        case ec.EllipticCurvePrivateKey() if algorithm is not None:
+            return key.sign(message, ec.ECDSA(algorithm))
+        case rsa.RSAPrivateKey() if algorithm is not None:
+            return key.sign(message, padding.PKCS1v15(), algorithm)
+        case ed25519.Ed25519PrivateKey():
+            return key.sign(message)
+    raise InvalidKey(f"a {type(key).__name__} cannot sign", rule="key_kind")
+
+
+def is_signature_valid(key: PublicKey, signature: bytes, message: bytes) -> bool:
+    """True when `sign_message` made this signature over this message with the key's private half."""
+    algorithm = signing_hash(key)
+    try:
+        match key:
+            case ec.EllipticCurvePublicKey() if algorithm is not None:
+                key.verify(signature, message, ec.ECDSA(algorithm))
+            case rsa.RSAPublicKey() if algorithm is not None:
+                key.verify(signature, message, padding.PKCS1v15(), algorithm)
+            case ed25519.Ed25519PublicKey():
+                key.verify(signature, message)
+            case _:
+                return False
+    except InvalidSignature:
+        return False
+    return True
 
 
 def check_authority_key(key: PrivateKey | PublicKey) -> None:

@@ -12,6 +12,17 @@ GENESIS = bytes(32)
 
 
 @dataclass(frozen=True, slots=True)
+class Head:
+    """A place in a writer's chain. Kept somewhere else, it proves later that nothing before it changed."""
+
+    position: int
+    hash: str  # lower-case hex
+
+
+START = Head(0, GENESIS.hex())
+
+
+@dataclass(frozen=True, slots=True)
 class LedgerEntry:
     """One event in the life of one certificate. Times are aware UTC; hex is lower case."""
 
@@ -39,11 +50,12 @@ def chain_hash(previous: bytes, writer: str, position: int, entry: LedgerEntry) 
     before, GENESIS for the first.
     """
     record = {"writer": writer, "position": position, **dict(zip(_NAMES, _values(entry), strict=True))}
-    text = json.dumps(record, sort_keys=True, separators=(",", ":"), default=_canonical_time)
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"), default=canonical_time)
     return hashlib.sha256(previous + text.encode()).digest()
 
 
-def _canonical_time(value: object) -> str:
+def canonical_time(value: object) -> str:
+    """A moment as the chain and signatures cover it: `2026-03-04T05:06:07.890123+00:00`."""
     if not isinstance(value, datetime):
         raise TypeError(f"no canonical form for {type(value).__name__}")
     return value.isoformat(timespec="microseconds")

@@ -1,123 +1,91 @@
 """Who may have what: the decision between an attested caller and what it wants.
 
-Nothing here attests anybody; callers arrive attested.
+Nothing here attests anybody; callers arrive attested. What a rule is stands in policy_rules.py, and
+how a file is read in policy_file.py.
 """
 
 from __future__ import annotations
 
-import ipaddress
-import re
-from dataclasses import dataclass, field
-from datetime import timedelta
-from enum import StrEnum
-from typing import TypeAlias
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from citadel_py.core.csr import RequestedNames
-from citadel_py.core.duration import format_duration
-from citadel_py.core.errors import BadInput, InvalidConfiguration, InvalidCSR, LifetimeRefused, PermissionDenied
+from citadel_py.core.errors import CitadelError, InvalidCSR, PermissionDenied
+from citadel_py.core.grants import Caller, Grant, IPAddress, Method, TTLLimits, Wanted, check_dns_name
+from citadel_py.core.policy_rules import ANOTHER_CALLER, Case, Effect, Fit, Rule, Rules
 from citadel_py.core.spiffe import SpiffeID, TrustDomain
 
-IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+__all__ = [
+    "Caller", "Decision", "Grant", "IPAddress", "Method", "Policy", "TTLLimits", "Wanted", "check_dns_name",
+]  # fmt: skip
 
-_DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
-_MAX_DNS_BYTES = 253
+NO_NAMES = RequestedNames()
 
-
-class Method(StrEnum):
-    """How a caller was attested."""
-
-    MTLS = "mtls"
-    JWT = "jwt"
-    JOIN_TOKEN = "join_token"  # noqa: S105 - the name of a method, no secret
-    OFFLINE = "offline"  # a person or job that holds the authority's directory
-    SELF = "self"  # this program, for its own serving certificate
-
-
-_TRUSTED = frozenset({Method.OFFLINE, Method.SELF})
+_BY_DEFAULT = "no allow rule is about this caller: it may have its own identity and nothing else"
+_TRUSTED = "whoever holds the authority's key may have everything: rules do not apply"
+_ALWAYS = "no rule can change that"
+_UNCOVERED = "rules are about this caller, and none of them covers all that it wants"
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
-    """Who asks: how it was attested, as whom (for the record), and the identity that it has."""
+class Decision:
+    """What was decided, by which rule, and why. `rule` is None where no rule of a file decided."""
 
-    method: Method
-    subject: str
-    id: SpiffeID | None = None
+    outcome: Grant | CitadelError
+    why: str
+    rule: Rule | None = None
 
+    @property
+    def is_refusal(self) -> bool:
+        return isinstance(self.outcome, CitadelError)
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is asked for; `None` and empty mean 'what I may have by default'."""
-
-    id: SpiffeID | None = None
-    dns: tuple[str, ...] = ()
-    ips: tuple[IPAddress, ...] = ()
-    ttl: timedelta | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """What the caller gets: one SPIFFE ID, further names, and a lifetime."""
-
-    id: SpiffeID
-    ttl: timedelta
-    dns: tuple[str, ...] = ()
-    ips: tuple[IPAddress, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class TTLLimits:
-    """Range of leaf lifetimes. Raises InvalidConfiguration when the three are not in order."""
-
-    default: timedelta = timedelta(hours=24)
-    minimum: timedelta = timedelta(minutes=1)
-    maximum: timedelta = timedelta(days=90)
-
-    def __post_init__(self) -> None:
-        if not timedelta(0) < self.minimum <= self.default <= self.maximum:
-            raise InvalidConfiguration(
-                f"leaf lifetimes out of order: minimum {format_duration(self.minimum)}, default "
-                f"{format_duration(self.default)}, maximum {format_duration(self.maximum)}",
-                rule="ttl_limits_order",
-            )
-
-    def choose(self, wanted: timedelta | None) -> timedelta:
-        """The lifetime to grant. Raises LifetimeRefused, which names both numbers."""
-        if wanted is None:
-            return self.default
-        if wanted > self.maximum:
-            raise LifetimeRefused(
-                f"lifetime of {_with_seconds(wanted)} is above the maximum of {_with_seconds(self.maximum)}",
-                rule="lifetime_above_maximum",
-            )
-        if wanted < self.minimum:
-            raise LifetimeRefused(
-                f"lifetime of {_with_seconds(wanted)} is below the minimum of {_with_seconds(self.minimum)}",
-                rule="lifetime_below_minimum",
-            )
-        return wanted
+    @property
+    def grant(self) -> Grant:
+        """The grant. Raises the refusal where it is one."""
+        if isinstance(self.outcome, CitadelError):
+            raise self.outcome
+        return self.outcome
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The rules of one authority. By default a caller may have its own identity and nothing else.
+    """What callers may have of one authority. Without rules a caller has its own identity and nothing else.
 
-    `relax_names` ignores names in a CSR that were not granted instead of refusing it, for agents
-    that ask for more than they get.
+    With rules, a caller that at least one allow rule is about has what those rules give it, and
+    nothing else; every other one still has its own identity. Whatever the rules say, a certificate
+    is for a workload of this trust domain. `relax_names` ignores names in a CSR that were not granted
+    instead of refusing it, for agents that ask for more than they get.
     """
 
     trust_domain: TrustDomain
     limits: TTLLimits = field(default_factory=TTLLimits)
     relax_names: bool = False
+    rules: Rules | None = None
 
-    def decide(self, caller: Caller, wanted: Wanted) -> Grant:
-        """The grant for this caller. Raises PermissionDenied, LifetimeRefused or BadInput."""
-        spiffe_id = self._decide_id(caller, wanted.id)
-        if (wanted.dns or wanted.ips) and caller.method not in _TRUSTED:
-            raise PermissionDenied(f"{caller.subject} may not have DNS or IP names", rule="names_not_granted")
-        for name in wanted.dns:
-            check_dns_name(name)
-        return Grant(spiffe_id, self.limits.choose(wanted.ttl), wanted.dns, wanted.ips)
+    def decide(self, caller: Caller, wanted: Wanted, names: RequestedNames = NO_NAMES) -> Grant:
+        """The grant of `judge`. Raises PermissionDenied, LifetimeRefused, BadInput or InvalidCSR."""
+        return self.judge(caller, wanted, names).grant
+
+    def judge(self, caller: Caller, wanted: Wanted, names: RequestedNames = NO_NAMES) -> Decision:
+        """What the caller gets of what it wants, and of the DNS names that its CSR asks for.
+
+        A refusal is an outcome like a grant. A trusted caller says what it wants: the names in a CSR
+        that it was handed give it nothing.
+        """
+        try:
+            spiffe_id = self._target(caller, wanted)
+            if caller.method.is_trusted:
+                return self._for_trusted(spiffe_id, wanted)
+            return self._for_others(caller, spiffe_id, wanted, names.dns)
+        except CitadelError as error:
+            return Decision(error, _ALWAYS)
+
+    def trace(self, caller: Caller, wanted: Wanted) -> Sequence[tuple[Rule, Fit]]:
+        """Each rule that was tried, in its order, and how it came out; the last one may have decided."""
+        target = wanted.id or caller.id
+        if self.rules is None or caller.method.is_trusted or target is None:
+            return ()
+        return tuple(self.rules.trace(Case(caller, target, wanted.dns, wanted.ttl)))
 
     def check_names(self, names: RequestedNames, grant: Grant) -> None:
         """Raise InvalidCSR where a CSR asks for a name beyond the grant (an equal one is fine)."""
@@ -129,18 +97,13 @@ class Policy:
             *(name for name in names.others if name not in map(str, grant.ips)),
         )
         if not_granted:
-            raise InvalidCSR(
-                f"the CSR asks for the name {not_granted[0][:100]!a}, which this caller may not have",
-                rule="csr_san_not_granted",
-                hint=f"leave the subject alternative name out, or ask for {grant.id}",
-            )
+            raise _csr_name_refused(not_granted[0], grant.id)
 
-    def _decide_id(self, caller: Caller, wanted: SpiffeID | None) -> SpiffeID:
-        spiffe_id = wanted or caller.id
+    def _target(self, caller: Caller, wanted: Wanted) -> SpiffeID:
+        """The identity in question, which no rule could give where this refuses it."""
+        spiffe_id = wanted.id or caller.id
         if spiffe_id is None:
             raise PermissionDenied(f"{caller.subject} has no identity of its own", rule="caller_without_identity")
-        if caller.method not in _TRUSTED and spiffe_id != caller.id:
-            raise PermissionDenied(f"{caller.subject} may not have {spiffe_id}", rule="identity_not_granted")
         if spiffe_id.trust_domain != self.trust_domain:
             raise PermissionDenied(
                 f"{spiffe_id} is not in the trust domain {self.trust_domain} of this authority",
@@ -152,12 +115,86 @@ class Policy:
             )
         return spiffe_id
 
+    def _for_trusted(self, spiffe_id: SpiffeID, wanted: Wanted) -> Decision:
+        for name in wanted.dns:
+            check_dns_name(name)
+        return Decision(Grant(spiffe_id, self.limits.choose(wanted.ttl), wanted.dns, wanted.ips), _TRUSTED)
 
-def check_dns_name(name: str) -> None:
-    """Raise BadInput unless the name is a lower-case host name (RFC 1123 2.1), no wildcard."""
-    if len(name) > _MAX_DNS_BYTES or not all(_DNS_LABEL.fullmatch(label) for label in name.split(".")):
-        raise BadInput(f"{name[:100]!a} is not a lower-case DNS host name", rule="invalid_dns_name")
+    def _for_others(self, caller: Caller, spiffe_id: SpiffeID, wanted: Wanted, csr_dns: tuple[str, ...]) -> Decision:
+        if wanted.ips:
+            raise PermissionDenied(f"{caller.subject} may not have IP addresses", rule="names_not_granted")
+        if self.rules is None:
+            dns = wanted.dns if self.relax_names else (*wanted.dns, *csr_dns)
+            return self._by_default(caller, spiffe_id, dns, wanted)
+        case = Case(caller, spiffe_id, tuple(dict.fromkeys((*wanted.dns, *csr_dns))), wanted.ttl)
+        decision = self._by_rules(self.rules, case, wanted)
+        if self.relax_names and csr_dns and decision.is_refusal:
+            return self._relaxed(self.rules, case, wanted)
+        return decision
+
+    def _by_default(self, caller: Caller, spiffe_id: SpiffeID, dns: tuple[str, ...], wanted: Wanted) -> Decision:
+        if spiffe_id != caller.id:
+            return Decision(_id_refused(caller, spiffe_id), _BY_DEFAULT)
+        if dns:
+            return Decision(_name_refused(dns[0], caller, spiffe_id, wanted), _BY_DEFAULT)
+        refusal = self.limits.refusal(wanted.ttl)
+        return Decision(refusal or Grant(spiffe_id, wanted.ttl or self.limits.default), _BY_DEFAULT)
+
+    def _by_rules(self, rules: Rules, case: Case, wanted: Wanted) -> Decision:
+        near: list[tuple[Rule, Fit]] = []
+        for rule, fit in rules.about(case):
+            if fit is Fit.DECIDES:
+                return _decided_by(rule, case)
+            if rule.effect is Effect.ALLOW and fit not in ANOTHER_CALLER:
+                near.append((rule, fit))
+        if near:
+            return Decision(_nearest_refusal(near, case, wanted), _UNCOVERED)
+        return self._by_default(case.caller, case.id, case.dns, wanted)
+
+    def _relaxed(self, rules: Rules, case: Case, wanted: Wanted) -> Decision:
+        """Without the names of the CSR that would be refused one by one; without any where that is not enough."""
+
+        def decide(dns: tuple[str, ...]) -> Decision:
+            return self._by_rules(rules, replace(case, dns=dns), wanted)
+
+        decision = decide(tuple(name for name in case.dns if name in wanted.dns or not decide((name,)).is_refusal))
+        return decide(wanted.dns) if decision.is_refusal else decision
 
 
-def _with_seconds(duration: timedelta) -> str:
-    return f"{format_duration(duration)} ({int(duration.total_seconds())} s)"
+def _decided_by(rule: Rule, case: Case) -> Decision:
+    if rule.effect is Effect.ALLOW:
+        return Decision(Grant(case.id, rule.limits.choose(case.ttl), case.dns), f"{rule} grants it", rule)
+    names = f" with the DNS names {', '.join(case.dns)[:200]!a}" if case.dns else ""
+    what = f"{case.id}{names}"
+    refusal = PermissionDenied(f"{case.caller.subject} may not have {what}: {rule} denies it", rule="denied_by_policy")
+    return Decision(refusal, f"{rule} denies it", rule)
+
+
+def _nearest_refusal(near: Sequence[tuple[Rule, Fit]], case: Case, wanted: Wanted) -> CitadelError:
+    """What is missing by the rules that come closest: the lifetime, else a name, else the identity."""
+    limits = [rule.limits for rule, fit in near if fit is Fit.LIFETIME]
+    refusal = max(limits, key=lambda each: each.maximum).refusal(wanted.ttl) if limits else None
+    if refusal:
+        return refusal
+    naming = next((rule for rule, fit in near if fit is Fit.NAMES), None)
+    if naming:
+        return _name_refused(naming.names_not_granted(case)[0], case.caller, case.id, wanted)
+    return _id_refused(case.caller, case.id)
+
+
+def _name_refused(name: str, caller: Caller, spiffe_id: SpiffeID, wanted: Wanted) -> CitadelError:
+    if name in wanted.dns:
+        return PermissionDenied(f"{caller.subject} may not have the DNS name {name[:100]!a}", rule="names_not_granted")
+    return _csr_name_refused(name, spiffe_id)
+
+
+def _csr_name_refused(name: str, spiffe_id: SpiffeID) -> InvalidCSR:
+    return InvalidCSR(
+        f"the CSR asks for the name {name[:100]!a}, which this caller may not have",
+        rule="csr_san_not_granted",
+        hint=f"leave the subject alternative name out, or ask for {spiffe_id}",
+    )
+
+
+def _id_refused(caller: Caller, spiffe_id: SpiffeID) -> PermissionDenied:
+    return PermissionDenied(f"{caller.subject} may not have {spiffe_id}", rule="identity_not_granted")

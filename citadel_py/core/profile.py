@@ -69,10 +69,14 @@ def subject_key_id(certificate: x509.Certificate) -> str:
 
 
 def serial_number(entropy: bytes) -> int:
-    """A serial of 127 random bits, positive, at most 16 octets (RFC 5280 4.1.2.2)."""
+    """A serial of 126 random bits, positive, exactly 16 octets (RFC 5280 4.1.2.2).
+
+    The first of them is never below 0x40, so that every tool writes the same 32 hex digits, with or
+    without leading zeros.
+    """
     if len(entropy) != SERIAL_BYTES:
         raise ValueError(f"a serial number needs {SERIAL_BYTES} bytes of entropy")
-    return max(int.from_bytes(entropy, "big") >> 1, 1)
+    return int.from_bytes(entropy, "big") >> 1 | 1 << 126
 
 
 def root_certificate(

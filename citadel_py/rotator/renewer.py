@@ -26,6 +26,8 @@ from citadel_py.rotator.queue import RenewalQueue
 # can be set: so it is looked at this often at least.
 LONGEST_SLEEP: Final = timedelta(seconds=30)
 MAX_ATTEMPTS_AT_ONCE: Final = 16
+_WITH_SVID: Final = Backoff()
+_WITHOUT: Final = Backoff(maximum=timedelta(seconds=30))  # somebody is waiting for it
 _SET_BACK: Final = timedelta(seconds=1)  # more than this and the wall clock was set back
 
 Pause: TypeAlias = Callable[[timedelta, asyncio.Event], Awaitable[None]]
@@ -112,7 +114,6 @@ class Renewer:
         now: Now,
         uniform: Uniform,
         policy: RenewalPolicy | None = None,
-        backoff: Backoff | None = None,
         pause: Pause = pause,
     ) -> None:
         self._source = source
@@ -122,7 +123,6 @@ class Renewer:
         self._now = now
         self._uniform = uniform
         self._policy = policy or RenewalPolicy()
-        self._backoff = backoff or Backoff()
         self._pause = pause
         self._queue = RenewalQueue()
         self._entries: dict[SpiffeID, _Entry] = {}
@@ -250,7 +250,8 @@ class Renewer:
 
     def _try_again(self, entry: _Entry) -> datetime:
         entry.failures += 1
-        not_after = entry.held.svid.not_after if entry.held else None
-        retry_at = self._backoff.retry_at(self._now(), entry.failures, not_after, self._uniform())
+        now, held = self._now(), entry.held
+        backoff = _WITH_SVID if held is not None and is_valid(held, now) else _WITHOUT
+        retry_at = backoff.retry_at(now, entry.failures, held.svid.not_after if held else None, self._uniform())
         self._queue.push(entry.identity.id, retry_at)
         return retry_at

@@ -24,6 +24,7 @@ from citadel_py.sds.stream import Acknowledged, Push, Rejected, Request, Stream,
 SERVICE: Final = "envoy.service.secret.v3.SecretDiscoveryService"
 _MAX_SHOWN_NAMES = 10
 _MAX_SHOWN_NAME = 200  # characters
+_MAX_TELLINGS = 20  # of what is withheld on one stream: a client must not be able to fill the log
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
@@ -98,6 +99,7 @@ class _Conversation:
         self._stream = Stream()
         self._node = ""
         self._withheld: tuple[str, ...] = ()
+        self._tellings = 0
         self._is_open = False
         self._is_over = False
         self._refused: CitadelError | None = None
@@ -153,7 +155,8 @@ class _Conversation:
         self._tell_withheld(self._stream.withheld(snapshot))
 
     def _tell_withheld(self, names: tuple[str, ...]) -> None:
-        if names and names != self._withheld:
+        if names and names != self._withheld and self._tellings < _MAX_TELLINGS:
+            self._tellings += 1
             known = _shown(tuple(self._hub.snapshot))
             _log.warning(events.SDS_WITHHELD, node=self._node, names=_shown(names), known=known)
         self._withheld = names

@@ -135,15 +135,18 @@ class Children:
         await self.stop()
 
     async def _execute(self, command: Command, env: Mapping[str, str] | None, *, stdout: int, stderr: int) -> Process:
-        return await asyncio.create_subprocess_exec(
-            *map(str, command),
-            stdin=DEVNULL,
-            stdout=stdout,
-            stderr=stderr,
-            cwd=self.directory,
-            env=env,
-            start_new_session=True,
-        )
+        try:
+            return await asyncio.create_subprocess_exec(
+                *map(str, command),
+                stdin=DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                cwd=self.directory,
+                env=env,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise Failure(f"cannot run {command[0]}: {error.strerror}") from error
 
     def _tails(self) -> str:
         return "\n".join(f"  {child.name}:\n{tail(child.log)}" for child in self._started if child.is_running)

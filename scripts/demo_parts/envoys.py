@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,7 @@ def _command(binary: Path, config: Path, admin_address: Path) -> list[str | Path
     return [binary, "--config-path", config, "--admin-address-path", admin_address, *fixed]
 
 
-def _is_written(path: Path) -> Any:  # noqa: ANN401
+def _is_written(path: Path) -> Callable[[], Awaitable[bool]]:
     async def check() -> bool:
         return await asyncio.to_thread(lambda: path.exists() and path.stat().st_size > 0)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import aiohttp
 import grpc
@@ -25,6 +27,7 @@ from citadel_py.core.pem import load_certificates
 from citadel_py.core.spiffe import SpiffeID
 from citadel_py.core.verify import verify_svid
 from citadel_py.core.x509svid import X509SVID
+from citadel_py.rotator.renewer import Renewer
 from citadel_py.sds.socket import UnixAddress
 from tests.ca.support import TD
 
@@ -45,6 +48,18 @@ class RunningAgent:
     settings: AgentSettings
     task: asyncio.Task[None]
     log: list[EventDict]
+    made: list[Renewer]
+    begin: int  # of its lines in the log
+
+    def renew(self) -> None:
+        """Have it renew now."""
+        self.made[-1].hurry(self.settings.id)
+
+    @property
+    def admin(self) -> str | None:
+        """Where its readiness is, once it is up."""
+        started = (line for line in self.told("server.started") if line.get("sds") == self.settings.sds)
+        return next((line["admin"] for line in started), None)
 
     @property
     def socket(self) -> Path:
@@ -74,13 +89,12 @@ class RunningAgent:
         return verify_svid(chain, bundle, now=datetime.now(UTC))
 
     async def ready(self) -> tuple[int, str]:
-        admin = next(line for line in self.log if line["event"] == "server.started")["admin"]
-        url = f"http://{admin}/readyz?verbose"
+        url = f"http://{self.admin}/readyz?verbose"
         async with aiohttp.ClientSession() as session, session.get(url) as response:
             return response.status, await response.text()
 
     def told(self, event: str) -> list[EventDict]:
-        return [line for line in self.log if line["event"] == event]
+        return [line for line in self.log[self.begin :] if line["event"] == event]
 
 
 def _secret(packed: object) -> Secret:
@@ -90,16 +104,23 @@ def _secret(packed: object) -> Secret:
 
 
 @asynccontextmanager
-async def running(settings: AgentSettings) -> AsyncIterator[RunningAgent]:
-    """Run the agent until the end of the block, or of the agent."""
-    with structlog.testing.capture_logs() as log:
-        task = asyncio.create_task(agent_module.agent(settings))
-        agent = RunningAgent(settings, task, log)
-        try:
-            while not agent.told("server.started"):
+async def running(settings: AgentSettings, log: list[EventDict] | None = None) -> AsyncIterator[RunningAgent]:
+    """Run the agent until the end of the block, or of the agent. Several at once need one `log` for them all."""
+    made: list[Renewer] = []
+
+    def make(*parts: Any, **options: Any) -> Renewer:
+        made.append(Renewer(*parts, **options))
+        return made[-1]
+
+    with nullcontext(log) if log is not None else structlog.testing.capture_logs() as events:
+        with patch.object(agent_module, "Renewer", make):
+            task = asyncio.create_task(agent_module.agent(settings))
+            agent = RunningAgent(settings, task, events, made, len(events))
+            while not agent.admin and not task.done():
                 await asyncio.wait({task}, timeout=0.005)
-                if task.done():
-                    await task
+        try:
+            if task.done():
+                await task
             yield agent
         finally:
             task.cancel()

@@ -9,7 +9,7 @@ import signal
 import stat
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,8 @@ from citadel_py.app import agent as agent_module
 from citadel_py.app import serve as serve_module
 from citadel_py.config import AgentSettings, parse_address
 from citadel_py.core.errors import CitadelError, InvalidConfiguration, Unauthenticated, Unavailable
-from citadel_py.rotator.renewer import Identity, Renewer
+from citadel_py.core.verify import verify_svid
+from citadel_py.rotator.renewer import Renewer
 from citadel_py.store.ledger import SQLLedger
 from tests.app import serve_support
 from tests.app.agent_support import WEB, running, settings_of
@@ -64,20 +65,6 @@ def remote(place: Path, service: Running) -> AgentSettings:
     (place / "token").write_text(join_token(service.directory, WEB) + "\n")
     address = parse_address(service.addresses["listen"])
     return settings_of(place, ca=address, ca_bundle=service.directory / "ca.crt", token_file=place / "token")
-
-
-@pytest.fixture
-def renewers(monkeypatch: pytest.MonkeyPatch) -> list[Renewer]:
-    """Those that agents of this test made, the last one last."""
-    made: list[Renewer] = []
-    add = Renewer.add
-
-    async def remember(self: Renewer, identity: Identity) -> None:
-        made.append(self)
-        await add(self, identity)
-
-    monkeypatch.setattr(Renewer, "add", remember)
-    return made
 
 
 async def beginning(settings: AgentSettings) -> CitadelError:
@@ -136,10 +123,10 @@ async def test_it_is_ready_when_it_has_a_certificate_and_says_what_is_missing_un
         assert (await agent.ready())[0] == 200
 
 
-async def test_a_renewal_reaches_proxies(local: AgentSettings, renewers: list[Renewer]) -> None:
+async def test_a_renewal_reaches_proxies(local: AgentSettings) -> None:
     async with running(local) as agent:
         first = await agent.svid()
-        renewers[-1].hurry(WEB)
+        agent.renew()
         await until(lambda: len(agent.told("svid.renewed")) == 2)
         assert (await agent.svid()).serial != first.serial
 
@@ -161,12 +148,12 @@ async def test_a_join_token_gives_the_first_certificate(remote: AgentSettings) -
 
 
 async def test_after_a_restart_it_renews_by_certificate_although_its_token_is_used_up(
-    remote: AgentSettings, service: Running, renewers: list[Renewer]
+    remote: AgentSettings, service: Running
 ) -> None:
     async with running(remote) as agent:
         first = await agent.svid()
     async with running(remote) as agent:
-        renewers[-1].hurry(WEB)
+        agent.renew()
         await until(lambda: bool(agent.told("svid.renewed")))
         assert (await agent.svid()).serial != first.serial
     with SQLLedger.open(service.directory / "ledger.db", writer="offline") as ledger:
@@ -234,6 +221,18 @@ async def test_an_authority_that_is_not_there_is_told_at_once_unless_a_certifica
     error = await beginning(local.model_copy(update={"state": place / "new"}))
     assert isinstance(error, InvalidConfiguration)
     assert error.rule == "authority_missing"
+
+
+async def test_what_another_authority_signed_is_replaced_at_once(local: AgentSettings, directory: Path) -> None:
+    async with running(local) as agent:
+        before = await agent.svid()
+    bundle = write_authority(directory, force=True)
+    async with running(local) as agent:
+        await until(lambda: bool(agent.told("svid.renewed")))
+        after = await agent.svid()
+        assert agent.told("bundle.changed")
+    assert after.authority_id != before.authority_id
+    assert verify_svid(after.chain, bundle, now=datetime.now(UTC)).serial == after.serial
 
 
 async def test_without_token_and_certificate_it_does_not_begin(place: Path, directory: Path) -> None:

@@ -222,8 +222,9 @@ def test_a_trust_domain_longer_than_an_organization_name_gets_authorities_that_v
 
 
 @pytest.mark.parametrize("bits", [bytes(16), b"\xff" * 16, bytes(15) + b"\x02"])
-def test_serial_numbers_are_positive_and_fit_in_sixteen_octets(bits: bytes) -> None:
-    assert 1 <= serial_number(bits) < 2**127
+def test_serial_numbers_are_positive_and_always_sixteen_octets(bits: bytes) -> None:
+    assert 2**126 <= serial_number(bits) < 2**127
+    assert len(f"{serial_number(bits):x}") == 32
 
 
 @pytest.mark.parametrize("key_type", [KeyType.P256, KeyType.P384, KeyType.RSA3072])

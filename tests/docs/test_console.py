@@ -49,8 +49,8 @@ def shell_environment(tmp_path: Path) -> dict[str, str]:
     return {**kept, "PATH": f"{program.parent}:{os.environ['PATH']}", "PYTHONPATH": str(DOCS.parent)}
 
 
-@pytest.mark.parametrize("page", ["how-to/offline.md"])
-def test_a_how_to_shows_what_the_program_says(page: str, tmp_path: Path, shell_environment: dict[str, str]) -> None:
+@pytest.mark.parametrize("page", ["../README.md", "how-to/offline.md"])
+def test_a_page_shows_what_the_program_says(page: str, tmp_path: Path, shell_environment: dict[str, str]) -> None:
     shown = steps(DOCS / page)
     here = tmp_path / "here"
     here.mkdir()
