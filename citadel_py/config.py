@@ -137,6 +137,7 @@ class ServeSettings(Settings):
     default_ttl: DurationSetting = timedelta(hours=24)
     min_ttl: DurationSetting = timedelta(minutes=1)
     max_ttl: DurationSetting = timedelta(days=90)
+    policy: Path | None = None
     relax_names: bool = False
     allow_ed25519: bool = False
 

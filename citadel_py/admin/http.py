@@ -29,14 +29,17 @@ class AdminServer:
     """Serves health and metrics at one address. `start` it and `stop` it once.
 
     `checks` is asked at every probe: each name with None where all is well, else with what is wrong
-    in words. The process is live as long as it answers, whatever the checks say: a restart helps
-    against none of them.
+    in words. `degraded` is the same for what does not take readiness away. The process is live as
+    long as it answers, whatever the checks say: a restart helps against none of them.
     """
 
-    def __init__(self, host: str | None, port: int, *, checks: Checks, metrics: Metrics) -> None:
+    def __init__(
+        self, host: str | None, port: int, *, checks: Checks, metrics: Metrics, degraded: Checks = dict
+    ) -> None:
         self.port = port
         self._host = host
         self._checks = checks
+        self._degraded = degraded
         self._metrics = metrics
         self._runner = web.AppRunner(
             self._application(),
@@ -76,12 +79,15 @@ class AdminServer:
 
     async def _readyz(self, request: web.Request) -> web.Response:
         checks = {name: _shown(problem) for name, problem in self._checks().items()}
+        degraded = {name: _shown(problem) for name, problem in self._degraded().items()}
         is_ready = not any(checks.values())
         status = 200 if is_ready else 503
         if "application/json" in request.headers.get("Accept", ""):
-            return web.json_response({"version": 1, "ready": is_ready, "checks": checks}, status=status)
+            document = {"version": 1, "ready": is_ready, "checks": checks, "degraded": degraded}
+            return web.json_response(document, status=status)
         summary = "ok" if is_ready else "not ready"
-        lines = [*map(_line, checks.items()), summary] if "verbose" in request.query else [summary]
+        told = [*map(_line, checks.items()), *(_line(each, "degraded") for each in degraded.items())]
+        lines = [*told, summary] if "verbose" in request.query else [summary]
         return web.Response(text="\n".join(lines) + "\n", status=status)
 
     async def _metrics_page(self, _request: web.Request) -> web.Response:
@@ -101,6 +107,6 @@ def _shown(problem: str | None) -> str | None:
     return None if problem is None else redact_text(problem)
 
 
-def _line(check: tuple[str, str | None]) -> str:
+def _line(check: tuple[str, str | None], otherwise: str = "not ok") -> str:
     name, problem = check
-    return f"[ok] {name}" if problem is None else f"[not ok] {name}: {problem}"
+    return f"[ok] {name}" if problem is None else f"[{otherwise}] {name}: {problem}"

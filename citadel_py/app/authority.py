@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from citadel_py.core.engine import Engine
 from citadel_py.core.errors import CitadelError, InvalidConfiguration
 from citadel_py.core.issuer import Issuer
 from citadel_py.core.policy import Policy, TTLLimits
+from citadel_py.core.policy_rules import Rules
 from citadel_py.core.ports import Now
 from citadel_py.obs import events
 from citadel_py.obs.logging import get_logger
@@ -77,6 +78,7 @@ class LiveEngine:
     def __init__(self, files: AuthorityFiles) -> None:
         self._files = files
         self._engine: Engine | None = None
+        self._rules: Rules | None = None
         self._fingerprint = ""
         self._look = asyncio.Event()
 
@@ -92,7 +94,7 @@ class LiveEngine:
         self._fingerprint = await asyncio.to_thread(self._files.fingerprint)  # first: a change meanwhile counts as new
         engine = await asyncio.to_thread(self._files.engine)
         self._check_same_trust_domain(engine)
-        self._engine = engine
+        self._engine = _ruled_by(self._rules, engine)
         issuer = engine.issuer
         _log.info(
             events.AUTHORITY_ACTIVATED,
@@ -101,6 +103,11 @@ class LiveEngine:
             not_after=issuer.not_after.isoformat(),
             bundle_sequence=issuer.bundle.sequence,
         )
+
+    def use_rules(self, rules: Rules) -> None:
+        """Decide by these from the next request on; a new authority is used with them too."""
+        self._rules = rules
+        self._engine = _ruled_by(rules, self.current)
 
     def look(self) -> None:
         """Load at once, changed or not: what SIGHUP asks for."""
@@ -132,3 +139,7 @@ class LiveEngine:
                 rule="trust_domain_changed",
                 hint="restart the service if that is meant",
             )
+
+
+def _ruled_by(rules: Rules | None, engine: Engine) -> Engine:
+    return replace(engine, policy=replace(engine.policy, rules=rules))

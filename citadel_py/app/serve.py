@@ -7,9 +7,11 @@ import signal
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from citadel_py.admin.http import AdminServer
 from citadel_py.app.authority import LEDGER, AuthorityFiles, LiveEngine, read_passphrase
+from citadel_py.app.policy import LivePolicy
 from citadel_py.app.runtime import Supervisor, uniform, utcnow
 from citadel_py.ca.authn import Authentication, Authenticator
 from citadel_py.ca.certificate_authn import CertificateAuthenticator
@@ -76,6 +78,7 @@ class _Service:
         self._live = live
         self._supervisor = supervisor
         self._is_listening = False
+        self._policy = self._live_policy(settings.policy) if settings.policy else None
         self._jwks = jwks_source(settings.jwt_jwks) if settings.jwt_jwks else None
         self._commits = GroupCommit(ledger, observe=self._observe_commit)
         self._serving = ServingCertificate(
@@ -96,7 +99,9 @@ class _Service:
         )
         self._server = CAServer(service, self._serving, in_flight, metrics=self._metrics, uniform=uniform)
         admin = settings.admin
-        self._admin = AdminServer(admin.bind_host, admin.port, checks=self.checks, metrics=self._metrics)
+        self._admin = AdminServer(
+            admin.bind_host, admin.port, checks=self.checks, metrics=self._metrics, degraded=self.degraded
+        )
 
     async def run(self) -> None:
         """From the first listener to the last, with the wait for the end in between."""
@@ -121,6 +126,19 @@ class _Service:
             **({"jwt keys": _keys_problem(self._jwks)} if self._jwks else {}),
         }
 
+    def degraded(self) -> Mapping[str, str | None]:
+        """What is not as it should be while issuing goes on."""
+        return {"policy": self._policy.problem} if self._policy else {}
+
+    def _live_policy(self, path: Path) -> LivePolicy:
+        return LivePolicy(
+            path,
+            self._live.use_rules,
+            limits=self._settings.ttl_limits,
+            trust_domain=self._engine().policy.trust_domain,
+            metrics=self._metrics,
+        )
+
     def _engine(self) -> Engine:
         return self._live.current
 
@@ -138,6 +156,8 @@ class _Service:
         return found
 
     async def _start(self) -> None:
+        if self._policy is not None:
+            await self._policy.load()
         await self._admin.start()
         await self._serving.renew()
         self._metrics.serving_certificate_not_after.set_function(self._serving_not_after)
@@ -146,7 +166,9 @@ class _Service:
             await self._begin_jwks(self._jwks)
         self._supervisor.start("serving certificate", self._serving.run())
         self._supervisor.start("authority files", self._live.run(self._on_new_engine))
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._live.look)
+        if self._policy is not None:
+            self._supervisor.start("policy file", self._policy.run())
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._look)
         listen = self._settings.listen
         listen_mtls = self._settings.listen_mtls or Address(listen.host, 0)
         await self._server.start(str(listen), str(listen_mtls))
@@ -169,6 +191,12 @@ class _Service:
         while True:
             await self._server.set_serving(serving=not any(self.checks().values()))
             await asyncio.sleep(HEALTH_EVERY.total_seconds())
+
+    def _look(self) -> None:
+        """SIGHUP: look at all files at once."""
+        self._live.look()
+        if self._policy is not None:
+            self._policy.look()
 
     def _on_new_engine(self) -> None:
         self._serving.look()

@@ -74,7 +74,8 @@ class JWTAuthenticator:
         claims = _decode(token, key, self._rules)
         ends_at = _check_times(claims, now, self._rules.clock_skew)
         subject = claims["sub"]
-        caller = Caller(Method.JWT, subject, service_account_id(subject, self._rules.trust_domain))
+        own_id = service_account_id(subject, self._rules.trust_domain)
+        caller = Caller(Method.JWT, subject, own_id, issuer=self._rules.issuer)
         self._verified.put((digest, self._source.keys.fingerprint), caller, ends_at=min(ends_at, now + CACHE_TTL))
         return caller
 

@@ -84,6 +84,8 @@ class CertificateService(ca_pb2_grpc.IstioCertificateServiceServicer):
     def _tell(self, issuance: Issuance) -> None:
         entry = issuance.entry
         add_fields(spiffe_id=entry.spiffe_id, serial=entry.serial, not_after=entry.not_after.isoformat())
+        if issuance.decided_by:
+            add_fields(decided_by=issuance.decided_by)
         self._metrics.certificates_issued.labels(entry.method).inc()
 
     def _answer(self, issuer: Issuer, issuance: Issuance) -> ca_pb2.IstioCertificateResponse:

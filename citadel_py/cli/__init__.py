@@ -35,6 +35,7 @@ COMMANDS = {
     "serve": Entry(_SERVICES, "run the CA service"),
     "agent": Entry(_SERVICES, "keys, renewal, SDS for proxies"),
     "token": Entry(_SERVICES, "one-time join tokens for agents"),
+    "policy": Entry(_SERVICES, "check a policy file, explain a decision"),
     "completion": Entry(_SHELL, "completion for bash, zsh and fish"),
 }
 

@@ -72,13 +72,19 @@ class Policy:
         A refusal is an outcome like a grant. A trusted caller says what it wants: the names in a CSR
         that it was handed give it nothing.
         """
+        spiffe_id = wanted.id or caller.id
         try:
-            spiffe_id = self._target(caller, wanted)
+            if spiffe_id is None:
+                raise PermissionDenied(f"{caller.subject} has no identity of its own", rule="caller_without_identity")
             if caller.method.is_trusted:
-                return self._for_trusted(spiffe_id, wanted)
-            return self._for_others(caller, spiffe_id, wanted, names.dns)
+                decision = self._for_trusted(spiffe_id, wanted)
+            else:
+                decision = self._for_others(caller, spiffe_id, wanted, names.dns)
+            if not decision.is_refusal:
+                self._check_id(spiffe_id)
         except CitadelError as error:
             return Decision(error, _ALWAYS)
+        return decision
 
     def trace(self, caller: Caller, wanted: Wanted) -> Sequence[tuple[Rule, Fit]]:
         """Each rule that was tried, in its order, and how it came out; the last one may have decided."""
@@ -99,11 +105,8 @@ class Policy:
         if not_granted:
             raise _csr_name_refused(not_granted[0], grant.id)
 
-    def _target(self, caller: Caller, wanted: Wanted) -> SpiffeID:
-        """The identity in question, which no rule could give where this refuses it."""
-        spiffe_id = wanted.id or caller.id
-        if spiffe_id is None:
-            raise PermissionDenied(f"{caller.subject} has no identity of its own", rule="caller_without_identity")
+    def _check_id(self, spiffe_id: SpiffeID) -> None:
+        """The last word on whatever was granted: a workload, and of this trust domain."""
         if spiffe_id.trust_domain != self.trust_domain:
             raise PermissionDenied(
                 f"{spiffe_id} is not in the trust domain {self.trust_domain} of this authority",
@@ -113,7 +116,6 @@ class Policy:
             raise PermissionDenied(
                 f"{spiffe_id} has no path: it is an authority, no workload", rule="leaf_id_without_path"
             )
-        return spiffe_id
 
     def _for_trusted(self, spiffe_id: SpiffeID, wanted: Wanted) -> Decision:
         for name in wanted.dns:

@@ -21,6 +21,8 @@ RPC_FINISHED: Final = "rpc.finished"
 # --- the authority
 AUTHORITY_ACTIVATED: Final = "authority.activated"
 AUTHORITY_REJECTED: Final = "authority.rejected"
+POLICY_LOADED: Final = "policy.loaded"
+POLICY_REJECTED: Final = "policy.rejected"
 SERVING_CERTIFICATE_ROTATED: Final = "serving_certificate.rotated"
 SERVING_CERTIFICATE_FAILED: Final = "serving_certificate.failed"
 JWKS_LOADED: Final = "jwks.loaded"

@@ -79,6 +79,10 @@ class CAMetrics(Metrics):
             "citadel_certificates_issued_total", "Certificates handed out, by how the caller was attested.", ["method"],
             registry=self.registry,
         )  # fmt: skip
+        self.policy_reloads = Counter(
+            "citadel_policy_reloads_total", "Readings of a policy file that had changed, by result.", ["result"],
+            registry=self.registry,
+        )  # fmt: skip
         self.ledger_entries = Counter(
             "citadel_ledger_entries_total", "Rows that this process made durable in the ledger.", registry=self.registry
         )

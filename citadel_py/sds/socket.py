@@ -77,7 +77,7 @@ class OwnedSocket:
     @classmethod
     def claim(cls, path: Path) -> Self:
         """Make the directory, take the lock, and see that nobody else serves there."""
-        path.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+        _make_directory(path.parent)
         _check_directory(path.parent)
         owned = cls(path, _lock(_lock_path(path), path))
         try:
@@ -119,10 +119,17 @@ def _lock_path(path: Path) -> Path:
     return path.with_name(path.name + ".lock")
 
 
+def _make_directory(directory: Path) -> None:
+    try:
+        directory.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidConfiguration(
+            f"cannot make the directory {directory} of the socket: {error.strerror}", rule="socket_directory"
+        ) from error
+
+
 def _check_directory(directory: Path) -> None:
     mode = directory.stat().st_mode
-    if not stat.S_ISDIR(mode):
-        raise InvalidConfiguration(f"{directory} is not a directory", rule="socket_directory")
     if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
         raise InvalidConfiguration(
             f"anybody may replace files in {directory}",
@@ -177,7 +184,7 @@ def _check_is_free(path: Path) -> None:
         refused = probe.connect_ex(os.fspath(path))
     if refused != errno.ECONNREFUSED:
         raise _in_use(path, "a server")
-    path.unlink()
+    path.unlink(missing_ok=True)
 
 
 def _is_socket(path: Path) -> bool:

@@ -7,7 +7,6 @@ an authority of ours signed before, so that nobody gets a rewritten chain signed
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import bindparam, delete, insert, select, update
@@ -25,9 +24,11 @@ _PAGE = 500
 
 
 class _Statements:
-    """SQL that is compiled once, and run on the driver's own cursor: execution by SQLAlchemy would add two
-    thirds to the cost of a commit of one row. Text and placeholders follow the dialect. Parameters are
-    positional, in the order of the columns."""  # noqa: D209, D415
+    """SQL that is compiled once, and run on the driver's own cursor.
+
+    Execution by SQLAlchemy would add two thirds to the cost of a commit of one row. Text and
+    placeholders follow the dialect. Parameters are positional, in the order of the columns.
+    """
 
     def __init__(self, database: Database) -> None:
         dialect = database.engine.dialect
@@ -66,12 +67,12 @@ class ChainWriter:
         if not entries:
             return
         with self._database.writing() as cursor:
-            head = self._locked_head(cursor)
-            rows = self._chained(head or self._begin(cursor), entries)
+            head = self._locked_head(cursor) or self._begin(cursor)
+            rows = self._chained(head, entries)
             self._insert_rows(cursor, rows)
             cursor.execute(self._sql.update_head, (rows[-1][1], rows[-1][-1], self._writer))
             end = Head(rows[-1][1], rows[-1][-1])
-            if head is None and self._seal is not None:
+            if head == START and self._seal is not None:
                 self._store(cursor, self._seal().sign(Purpose.HEAD, self._writer, end, now=self._now()))
                 self._trail = end
             else:
@@ -93,8 +94,10 @@ class ChainWriter:
             if head != self._trail or adopt:
                 cursor.execute(self._sql.select_after, (self._writer, reached.position))
                 check_end(self._writer, head, walk(cursor.fetchall(), reached))
-            signed = seal.sign(Purpose.HEAD, self._writer, head, now=self._now())
-            self._store(cursor, signed)
+            signed = self._signed(cursor, Purpose.HEAD)
+            if signed is None or (signed.head, signed.authority_id) != (head, seal.authority.id) or adopt:
+                signed = seal.sign(Purpose.HEAD, self._writer, head, now=self._now())
+                self._store(cursor, signed)
             self._renew_checkpoint(cursor, seal, adopt=adopt)
             self._trail = head
         return signed
@@ -103,7 +106,7 @@ class ChainWriter:
         """From what is signed to the end, while others may write: the long part of signing."""
         with self._database.snapshot() as connection:
             statements = [to_signed(row) for row in connection.execute(_statements_of(self._writer))]
-            start = _trusted(statements, self._writer, seal, adopt=adopt)
+            start = _trusted(statements, seal, adopt=adopt)
             head = connection.execute(select(WRITERS).where(WRITERS.c.writer == self._writer)).first()
             if start is None and head is not None:
                 raise VerificationFailed(
@@ -146,6 +149,11 @@ class ChainWriter:
         except UnicodeEncodeError as error:
             raise BadInput(f"text that cannot be recorded: {error}", rule="ledger_text") from error
 
+    def _signed(self, cursor: DBAPICursor, purpose: Purpose) -> SignedHead | None:
+        cursor.execute(self._sql.select_signed, (str(purpose), self._writer))
+        row = cursor.fetchone()
+        return to_signed(row) if row else None
+
     def _store(self, cursor: DBAPICursor, signed: SignedHead) -> None:
         """In place of the statement of this kind that was there."""
         cursor.execute(self._sql.delete_signed, (str(signed.purpose), signed.writer))
@@ -153,9 +161,8 @@ class ChainWriter:
 
     def _renew_checkpoint(self, cursor: DBAPICursor, seal: Seal, *, adopt: bool) -> None:
         """Have the checkpoint signed by the authority of now, before the one that signed it is forgotten."""
-        cursor.execute(self._sql.select_signed, (str(Purpose.CHECKPOINT), self._writer))
-        row = cursor.fetchone()
-        if row is None or (checkpoint := to_signed(row)).authority_id == seal.authority.id:
+        checkpoint = self._signed(cursor, Purpose.CHECKPOINT)
+        if checkpoint is None or checkpoint.authority_id == seal.authority.id:
             return
         if not adopt:
             checkpoint.check(seal.keys)
@@ -171,7 +178,7 @@ def _rows_after(writer: str, head: Head) -> Any:  # noqa: ANN401 - the same
     return select(LEDGER).where(mine).order_by(LEDGER.c.position)
 
 
-def _trusted(statements: Sequence[SignedHead], writer: str, seal: Seal, *, adopt: bool) -> Head | None:
+def _trusted(statements: Sequence[SignedHead], seal: Seal, *, adopt: bool) -> Head | None:
     """The furthest place in the chain that an authority of ours has signed. Raises VerificationFailed."""
     if adopt:
         statements = [each for each in statements if each.purpose is Purpose.CHECKPOINT]

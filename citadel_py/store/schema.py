@@ -26,28 +26,31 @@ from sqlalchemy import (
 
 from citadel_py.core.errors import LedgerUnavailable
 
-SCHEMA_VERSION = "0001"  # the newest revision in migrations/versions
+SCHEMA_VERSION = "0002"  # the newest revision in migrations/versions
 
 METADATA = MetaData()
+
+# Compared byte by byte in both databases, so that a range of SPIFFE IDs is what stands under a path.
+TEXT = Text().with_variant(Text(collation="C"), "postgresql")
 
 # The columns stand in the order in which ledger.py writes them.
 LEDGER = Table(
     "ledger",
     METADATA,
-    Column("writer", Text, primary_key=True),
+    Column("writer", TEXT, primary_key=True),
     Column("position", BigInteger, primary_key=True, autoincrement=False),
-    Column("kind", Text, nullable=False),
-    Column("serial", Text, nullable=False),
-    Column("spiffe_id", Text, nullable=False),
-    Column("caller", Text, nullable=False),
-    Column("method", Text, nullable=False),
-    Column("public_key_sha256", Text, nullable=False),
-    Column("authority_id", Text, nullable=False),
+    Column("kind", TEXT, nullable=False),
+    Column("serial", TEXT, nullable=False),
+    Column("spiffe_id", TEXT, nullable=False),
+    Column("caller", TEXT, nullable=False),
+    Column("method", TEXT, nullable=False),
+    Column("public_key_sha256", TEXT, nullable=False),
+    Column("authority_id", TEXT, nullable=False),
     Column("not_before", BigInteger, nullable=False),
     Column("not_after", BigInteger, nullable=False),
-    Column("request_id", Text, nullable=False),
+    Column("request_id", TEXT, nullable=False),
     Column("time", BigInteger, nullable=False),
-    Column("hash", Text, nullable=False),
+    Column("hash", TEXT, nullable=False),
     # a certificate is issued once; other events of its life carry its serial too
     UniqueConstraint("serial", "kind", name="ledger_serial"),
     Index("ledger_spiffe_id", "spiffe_id", "time"),
@@ -59,16 +62,29 @@ LEDGER = Table(
 WRITERS = Table(
     "ledger_writers",
     METADATA,
-    Column("writer", Text, primary_key=True),
+    Column("writer", TEXT, primary_key=True),
     Column("position", BigInteger, nullable=False),
-    Column("hash", Text, nullable=False),
+    Column("hash", TEXT, nullable=False),
+)
+
+# What authorities have signed about each chain (core/ledger_heads.py): the newest statement of each kind.
+LEDGER_HEADS = Table(
+    "ledger_heads",
+    METADATA,
+    Column("purpose", TEXT, primary_key=True),
+    Column("writer", TEXT, primary_key=True),
+    Column("position", BigInteger, nullable=False),
+    Column("hash", TEXT, nullable=False),
+    Column("time", BigInteger, nullable=False),
+    Column("authority_id", TEXT, nullable=False),
+    Column("signature", TEXT, nullable=False),
 )
 
 JOIN_TOKENS = Table(
     "join_tokens",
     METADATA,
-    Column("digest", Text, primary_key=True),
-    Column("spiffe_id", Text, nullable=False),
+    Column("digest", TEXT, primary_key=True),
+    Column("spiffe_id", TEXT, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
     Column("used_at", BigInteger),
     Index("join_tokens_expires_at", "expires_at"),

@@ -9,7 +9,7 @@ from sqlalchemy import bindparam, delete, insert, select, update
 from citadel_py.core.errors import CitadelError, Unauthenticated
 from citadel_py.core.ports import JoinToken, Now
 from citadel_py.core.spiffe import SpiffeID
-from citadel_py.store.database import Database, IntegrityError
+from citadel_py.store.database import Database
 from citadel_py.store.schema import JOIN_TOKENS, from_microseconds, to_microseconds
 
 KEPT_AFTER_EXPIRY = timedelta(days=1)  # so long the log can say 'used' or 'expired' in place of 'unknown'
@@ -36,7 +36,9 @@ class SQLTokens:
             cursor.execute(self._prune, (to_microseconds(self._now() - KEPT_AFTER_EXPIRY),))
             try:
                 cursor.execute(self._insert, row)
-            except IntegrityError as error:
+            except self._database.errors as error:
+                if not self._database.breaks_constraint(error, "join_tokens_pkey", "join_tokens.digest"):
+                    raise  # a failure of the database, none of the caller's
                 raise CitadelError("this join token exists already", rule="duplicate_join_token") from error
 
     def find(self, digest: bytes, *, now: datetime) -> JoinToken:

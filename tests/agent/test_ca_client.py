@@ -196,6 +196,14 @@ async def test_a_service_that_is_away_is_told_of_with_its_address_and_may_come_b
     assert world.server.mtls_address in error.message
 
 
+async def test_without_a_token_too_a_service_that_is_away_is_told_of(agent: Agent, world: World) -> None:
+    held = agent.minted()
+    await world.server.stop(timedelta(0))
+    error = await failure(agent, held)
+    assert isinstance(error, Unavailable)
+    assert error.message.startswith("asking where certificates are taken: UNAVAILABLE")
+
+
 async def test_a_service_that_never_answers_is_given_up(agent: Agent, world: World) -> None:
     agent.token, agent.deadline = world.join_token().encode(), timedelta(milliseconds=200)
     world.turnstile.open.clear()

@@ -85,7 +85,7 @@ async def test_on_a_signal_it_ends_well_and_leaves_nothing_behind(place: Path, n
     assert list((place / "run").iterdir()) == []
 
 
-async def test_a_second_process_for_the_same_socket_ends_with_a_reason(place: Path) -> None:
+async def test_a_second_process_on_the_same_state_ends_with_a_reason(place: Path) -> None:
     async with process(place) as first:
         await told(first, "server.started")
         async with process(place) as second:

@@ -22,7 +22,7 @@ from citadel_py.core.policy import Caller, Method
 from citadel_py.core.spiffe import SpiffeID
 from tests.ca.support import AUDIENCE, ISSUER, TD, Clock, TokenIssuer
 
-CART = Caller(Method.JWT, "system:serviceaccount:shop:cart", SpiffeID(TD, "/ns/shop/sa/cart"))
+CART = Caller(Method.JWT, "system:serviceaccount:shop:cart", SpiffeID(TD, "/ns/shop/sa/cart"), ISSUER)
 
 
 class Source:

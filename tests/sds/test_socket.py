@@ -100,6 +100,12 @@ def test_a_file_at_the_path_is_not_replaced(tmp_path: Path) -> None:
     assert path.read_text() == "mine"
 
 
+@pytest.mark.parametrize("place", ["file/sds.sock", "file/below/sds.sock"])
+def test_a_file_in_the_place_of_the_directory_is_told(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").touch()
+    assert rule_of(tmp_path / place) == "socket_directory"
+
+
 def test_a_directory_where_anybody_may_replace_files_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     assert rule_of(tmp_path / "sds.sock") == "socket_directory_writable"

@@ -17,8 +17,8 @@ import pytest
 import sqlalchemy as sa
 
 from citadel_py.core.errors import LedgerUnavailable
-from citadel_py.store.database import Database
 from citadel_py.store.ledger import SQLLedger
+from citadel_py.store.sqlite import SQLiteDatabase
 from tests.store.conftest import Clock, OpenLedger
 from tests.store.things import entry, ordinary_user
 
@@ -79,7 +79,7 @@ def test_the_operating_system_refuses_to_write(ledger: SQLLedger, ledger_path: P
 
 
 def test_the_database_is_full(ledger_path: Path, clock: Clock) -> None:
-    database = Database.open(ledger_path, busy_timeout=timedelta(0))
+    database = SQLiteDatabase.open(ledger_path, busy_timeout=timedelta(0))
 
     def leave_no_room(connection: sqlite3.Connection, _record: object) -> None:
         connection.execute("PRAGMA max_page_count = 1").close()  # means: as many as there are now
@@ -152,7 +152,7 @@ def test_the_file_is_deleted_and_restored_from_a_backup(ledger: SQLLedger, ledge
 
 
 def test_the_file_is_deleted_in_the_middle_of_a_transaction(ledger_path: Path) -> None:
-    database = Database.open(ledger_path, busy_timeout=timedelta(0))
+    database = SQLiteDatabase.open(ledger_path, busy_timeout=timedelta(0))
     with pytest.raises(LedgerUnavailable, match="removed or replaced") as caught, database.writing():
         ledger_path.unlink()
     database.close()
@@ -230,7 +230,7 @@ def test_a_path_may_hold_any_character(tmp_path: Path) -> None:
 def test_commits_are_synchronous(open_ledger: OpenLedger, ledger_path: Path) -> None:
     """PRAGMA synchronous: 2 is FULL, which in WAL mode syncs each commit (https://sqlite.org/pragma.html)."""
     open_ledger()
-    database = Database.open(ledger_path, busy_timeout=timedelta(0))
+    database = SQLiteDatabase.open(ledger_path, busy_timeout=timedelta(0))
     with database.writing() as cursor:
         settings = [_pragma(cursor, name) for name in ("synchronous", "journal_mode")]
     database.close()

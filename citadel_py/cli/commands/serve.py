@@ -48,6 +48,7 @@ citadel-py serve --dir /srv/ca --listen 0.0.0.0:8443 --listen-mtls 0.0.0.0:8444 
 )
 @click.option("--min-ttl", metavar="DURATION", help="Shortest lifetime.  [default: 1m]")
 @click.option("--max-ttl", metavar="DURATION", help="Longest lifetime.  [default: 90d]")
+@click.option("--policy", metavar="FILE", type=options.FILE, help="Rules of who may have what, in TOML.")
 @click.option("--relax-names/--no-relax-names", default=None, help="Ignore names in a CSR that were not granted.")
 @click.option("--allow-ed25519/--no-allow-ed25519", default=None, help="Accept Ed25519 keys (Envoy does not).")
 @services.common_options
