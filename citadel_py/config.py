@@ -130,6 +130,7 @@ class ServeSettings(Settings):
     admin: AddressSetting
     server_name: NamesSetting = ()
     passphrase_file: Path | None = None
+    ledger: str | None = None
     jwt_issuer: str | None = None
     jwt_jwks: str | None = None
     jwt_audience: str = "istio-ca"

@@ -34,6 +34,7 @@ from citadel_py.sds.hub import Hub
 from citadel_py.sds.names import secrets_of
 from citadel_py.sds.server import SecretServer
 from citadel_py.sds.socket import UnixAddress
+from citadel_py.sds.workload import Workload
 from citadel_py.store.files import lock_file, make_private_dir, read_bounded
 from citadel_py.store.svids import SVIDFiles
 
@@ -88,14 +89,20 @@ class _Agent:
         self._supervisor = supervisor
         self._metrics = AgentMetrics()
         self._hub = Hub()
+        self._workload = Workload()
         interceptor = RpcInterceptor(self._metrics, uniform=uniform)
         self._server = SecretServer(
-            address, self._hub, self._metrics, interceptors=[interceptor], mode=settings.sds_mode
+            address,
+            self._hub,
+            self._metrics,
+            interceptors=[interceptor],
+            mode=settings.sds_mode,
+            workload=self._workload,
         )
         self._renewer = Renewer(
             source,
             SVIDFiles(settings.state / SVIDS, report=_tell_set_aside),
-            publish=lambda held: self._hub.replace(secrets_of(held)),
+            publish=self._publish,
             report=SVIDReports(self._metrics),
             now=utcnow,
             uniform=uniform,
@@ -138,6 +145,10 @@ class _Agent:
         self._supervisor.start("renewer", self._renewer.run())
         admin = str(Address(settings.admin.host, self._admin.port)) if settings.admin and self._admin else None
         _log.info(events.SERVER_STARTED, spiffe_id=str(settings.id), sds=settings.sds, admin=admin)
+
+    def _publish(self, held: HeldSVID) -> None:
+        self._hub.replace(secrets_of(held))
+        self._workload.replace([held])
 
     def _new_admin(self, address: Address) -> AdminServer:
         return AdminServer(address.bind_host, address.port, checks=self.checks, metrics=self._metrics)

@@ -13,9 +13,11 @@ from datetime import timedelta
 from pathlib import Path
 
 from citadel_py.app.authority import LEDGER, AuthorityFiles
+from citadel_py.app.ledger_heads import LedgerHeads
 from citadel_py.core.csr import parse_csr_pem
 from citadel_py.core.engine import Engine, Issuance
 from citadel_py.core.errors import CitadelError
+from citadel_py.core.ledger_heads import Seal
 from citadel_py.core.policy import Caller, Method, Wanted
 from citadel_py.core.ports import HeldSVID, SignedReply
 from citadel_py.core.spiffe import SpiffeID
@@ -36,13 +38,19 @@ class LocalSource:
         self._open_ledger = open_ledger
         self._ledger: SQLLedger | None = None
         self._engine: Engine | None = None
+        self._heads = LedgerHeads(lambda: self._engine or self._current_engine())
         self._fingerprint = ""
         self._one_at_a_time = asyncio.Lock()
 
     @classmethod
     def of_directory(cls, files: AuthorityFiles) -> LocalSource:
         """On the ledger that belongs to the authority."""
-        return cls(files, lambda: SQLLedger.open(ledger_path(files.directory), writer=WRITER))
+        source = cls(files, lambda: SQLLedger.open(ledger_path(files.directory), writer=WRITER, seal=source.seal))
+        return source
+
+    def seal(self) -> Seal:
+        """What signs the ledger's chain now."""
+        return self._heads.seal()
 
     async def sign(self, csr_pem: bytes, *, id: SpiffeID, ttl: timedelta | None, held: HeldSVID | None) -> SignedReply:  # noqa: ARG002 - whoever can read the authority's key needs nobody to vouch
         """See core.ports.CertificateSource."""
@@ -75,6 +83,7 @@ class LocalSource:
         if self._ledger is None:
             self._ledger = self._open_ledger()
         self._ledger.append([issuance.entry])
+        self._heads.sign_own(self._ledger)
         _log.info(
             events.SVID_ISSUED, spiffe_id=str(id), serial=issuance.svid.serial, request_id=issuance.entry.request_id
         )

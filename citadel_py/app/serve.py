@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Mapping
 from contextlib import suppress
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from citadel_py.admin.http import AdminServer
 from citadel_py.app.authority import LEDGER, AuthorityFiles, LiveEngine, read_passphrase
+from citadel_py.app.ledger_heads import LedgerHeads
 from citadel_py.app.policy import LivePolicy
 from citadel_py.app.runtime import Supervisor, uniform, utcnow
 from citadel_py.ca.authn import Authentication, Authenticator
@@ -52,10 +54,17 @@ async def serve(settings: ServeSettings) -> None:
     configure(settings.log_format, settings.log_level)
     live = LiveEngine(await _files(settings))
     await live.load()
-    with SQLLedger.open(settings.dir / LEDGER, writer=WRITER, busy_timeout=BUSY_TIMEOUT) as ledger:
+    heads = LedgerHeads(lambda: live.current)
+    place = settings.ledger or settings.dir / LEDGER
+    with SQLLedger.open(place, writer=_writer(settings), busy_timeout=BUSY_TIMEOUT, seal=heads.seal) as ledger:
         async with Supervisor() as supervisor:
-            await _Service(settings, live, ledger=ledger, supervisor=supervisor).run()
+            await _Service(settings, live, ledger=ledger, heads=heads, supervisor=supervisor).run()
     _log.info(events.PROCESS_STOPPED)
+
+
+def _writer(settings: ServeSettings) -> str:
+    """The chain of this service; on a shared ledger each replica has its own, and waits for no other."""
+    return f"{WRITER}@{os.uname().nodename}" if settings.ledger else WRITER
 
 
 async def _files(settings: ServeSettings) -> AuthorityFiles:
@@ -72,8 +81,18 @@ async def _files(settings: ServeSettings) -> AuthorityFiles:
 class _Service:
     """The parts, from the moment at which authority and ledger are there."""
 
-    def __init__(self, settings: ServeSettings, live: LiveEngine, *, ledger: SQLLedger, supervisor: Supervisor) -> None:
+    def __init__(
+        self,
+        settings: ServeSettings,
+        live: LiveEngine,
+        *,
+        ledger: SQLLedger,
+        heads: LedgerHeads,
+        supervisor: Supervisor,
+    ) -> None:
         self._settings = settings
+        self._ledger = ledger
+        self._heads = heads
         self._metrics = CAMetrics()
         self._live = live
         self._supervisor = supervisor
@@ -113,6 +132,7 @@ class _Service:
         finally:
             await self._server.stop(grace)
             _log.info(events.SERVER_STOPPED)
+            await self._heads.sign(self._ledger)
             await self._admin.stop()
 
     def checks(self) -> Mapping[str, str | None]:
@@ -165,6 +185,7 @@ class _Service:
         if self._jwks is not None:
             await self._begin_jwks(self._jwks)
         self._supervisor.start("serving certificate", self._serving.run())
+        self._supervisor.start("ledger heads", self._heads.run(self._ledger))
         self._supervisor.start("authority files", self._live.run(self._on_new_engine))
         if self._policy is not None:
             self._supervisor.start("policy file", self._policy.run())

@@ -12,7 +12,7 @@ import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from cryptography import x509
 
@@ -23,8 +23,9 @@ from citadel_py.core import profile
 from citadel_py.core.bundle import Bundle
 from citadel_py.core.csr import SigningRequest
 from citadel_py.core.engine import Engine
-from citadel_py.core.errors import InvalidConfiguration, VerificationFailed
+from citadel_py.core.errors import CitadelError, InvalidConfiguration, VerificationFailed
 from citadel_py.core.issuer import Issuer
+from citadel_py.core.ledger_heads import Seal
 from citadel_py.core.pem import MAX_PEM_BYTES, load_certificates
 from citadel_py.core.policy import Caller, Method, Policy, TTLLimits, Wanted
 from citadel_py.core.spiffe import TrustDomain
@@ -32,6 +33,9 @@ from citadel_py.core.svid_rules import spiffe_id_of_authority
 from citadel_py.core.x509svid import X509SVID
 from citadel_py.store import authority_dir
 from citadel_py.store.files import read_bounded
+
+if TYPE_CHECKING:
+    from citadel_py.store.ledger import SQLLedger
 
 LEDGER = "ledger.db"
 WRITER = "offline"  # of the ledger: its own hash chain, apart from the service's
@@ -41,19 +45,33 @@ WRITER = "offline"  # of the ledger: its own hash chain, apart from the service'
 class OfflineAuthority:
     """An opened directory that can issue."""
 
-    directory: Path
+    session: Session
+    ledger: Path | str
     engine: Engine
 
     @classmethod
-    def open(cls, session: Session, directory: Path, passphrase_file: str | None, *, now: datetime) -> Self:
-        """Load the keys and prove that they work. Raises CitadelError."""
+    def open(
+        cls,
+        session: Session,
+        directory: Path,
+        passphrase_file: str | None,
+        *,
+        now: datetime,
+        ledger: str | None = None,
+    ) -> Self:
+        """Load the keys and prove that they work; `ledger` in place of the directory's own. Raises CitadelError."""
         held = with_passphrase(session, passphrase_file, lambda given: authority_dir.load(directory, passphrase=given))
         issuer = Issuer.activated(held.authority, held.intermediates, held.bundle, now=now, serial=new_serial())
-        return cls(directory, Engine(issuer, Policy(held.trust_domain), os.urandom))
+        return cls(session, ledger or directory / LEDGER, Engine(issuer, Policy(held.trust_domain), os.urandom))
 
     @property
     def bundle(self) -> Bundle:
         return self.engine.issuer.bundle
+
+    def seal(self) -> Seal:
+        """What signs the ledger's chains."""
+        issuer = self.engine.issuer
+        return Seal.of(issuer.authority, (*issuer.intermediates, *issuer.bundle.authorities))
 
     def issue(self, request: SigningRequest, wanted: Wanted, *, now: datetime) -> X509SVID:
         """A certificate that is in the ledger. Raises CitadelError; then there is neither."""
@@ -61,9 +79,19 @@ class OfflineAuthority:
 
         caller = Caller(Method.OFFLINE, whoever_runs_this())
         issuance = self.engine.prepare(request, caller, wanted, now=now, request_id=uuid.uuid4().hex)
-        with SQLLedger.open(self.directory / LEDGER, writer=WRITER) as ledger:
+        with SQLLedger.open(self.ledger, writer=WRITER, now=lambda: now, seal=self.seal) as ledger:
             ledger.append([issuance.entry])
+            self._sign(ledger)
         return issuance.svid
+
+    def _sign(self, ledger: SQLLedger) -> None:
+        """The certificate is recorded: what is wrong with the chain before it is told, and keeps nobody from it."""
+        try:
+            ledger.sign(self.seal())
+        except CitadelError as error:
+            self.session.warn(f"the end of the ledger's chain was not signed: {error.message} [rule {error.rule}]")
+            for hint in error.hints:
+                self.session.hint(hint)
 
 
 def note_if_shortened(session: Session, svid: X509SVID, ttl: timedelta | None, *, now: datetime) -> None:

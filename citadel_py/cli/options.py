@@ -13,6 +13,7 @@ from citadel_py.cli import params
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 DIRECTORY_VARIABLE = "CITADEL_DIR"
+LEDGER_VARIABLE = "CITADEL_LEDGER"
 STDIN = "-"
 PASSPHRASE_VARIABLE = "CITADEL_PASSPHRASE_FILE"  # noqa: S105 - the name of a variable
 
@@ -22,6 +23,11 @@ FILE = click.Path(allow_dash=True)
 directory = click.option(
     "--dir", "directory", metavar="D", required=True, envvar=DIRECTORY_VARIABLE, show_envvar=True,
     type=click.Path(path_type=Path), help="Directory of the authority.",
+)  # fmt: skip
+
+ledger = click.option(
+    "--ledger", metavar="URL", envvar=LEDGER_VARIABLE, show_envvar=True,
+    help="The ledger, when it is not D/ledger.db: a path, or postgresql://HOST/DATABASE.",
 )  # fmt: skip
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")

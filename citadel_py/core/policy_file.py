@@ -170,7 +170,7 @@ class _Reader:
             subjects=table.all_told("subject", parse_subject_pattern),
             ids=table.all_told("id", self._id_pattern),
         )
-        twice = _caught_by(who.subjects) & _caught_by(each.path for each in who.ids)
+        twice = _named_in(who.subjects) & _named_in(each.path for each in who.ids)
         if twice:
             raise InvalidConfiguration(
                 f"{table.place}both subject and id have the capture {min(twice)}", rule="policy_capture"
@@ -256,6 +256,10 @@ def _one_of(known: Iterable[Value], text: str) -> Value:
     if text not in by_text:
         raise InvalidConfiguration(f"{text[:60]!a} is none of {', '.join(by_text)}", rule="policy_value")
     return by_text[text]
+
+
+def _named_in(patterns: Iterable[Segments]) -> frozenset[str]:
+    return frozenset(name for each in patterns for name in each.names)
 
 
 def _caught_by(patterns: Iterable[Segments]) -> frozenset[str]:

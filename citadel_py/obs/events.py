@@ -28,6 +28,10 @@ SERVING_CERTIFICATE_FAILED: Final = "serving_certificate.failed"
 JWKS_LOADED: Final = "jwks.loaded"
 JWKS_FAILED: Final = "jwks.failed"
 
+# --- the ledger
+LEDGER_SIGNED: Final = "ledger.signed"
+LEDGER_SIGNING_FAILED: Final = "ledger.signing_failed"
+
 # --- SVIDs
 SVID_ISSUED: Final = "svid.issued"
 SVID_LOADED: Final = "svid.loaded"
@@ -44,3 +48,7 @@ SDS_PUSHED: Final = "sds.pushed"
 SDS_ACKED: Final = "sds.acked"
 SDS_NACKED: Final = "sds.nacked"
 SDS_WITHHELD: Final = "sds.withheld"
+SDS_TYPE_IGNORED: Final = "sds.type_ignored"
+
+# --- the Workload API
+WORKLOAD_PUSHED: Final = "workload.pushed"

@@ -113,3 +113,9 @@ class AgentMetrics(Metrics):
         self.sds_pushes = Counter("citadel_sds_pushes_total", "Responses sent to proxies.", registry=self.registry)
         self.sds_acks = Counter("citadel_sds_acks_total", "Pushes that a proxy acknowledged.", registry=self.registry)
         self.sds_nacks = Counter("citadel_sds_nacks_total", "Pushes that a proxy rejected.", registry=self.registry)
+        self.workload_streams = Gauge(
+            "citadel_workload_streams", "Streams of the Workload API that are open now.", registry=self.registry
+        )
+        self.workload_pushes = Counter(
+            "citadel_workload_pushes_total", "Responses sent on streams of the Workload API.", registry=self.registry
+        )

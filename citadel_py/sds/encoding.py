@@ -63,9 +63,29 @@ def encode_response(version: str, resources: Iterable[Resource]) -> bytes:
     return response.SerializeToString()
 
 
+def encode_delta_response(version: str, resources: Iterable[Resource], removed: Iterable[str]) -> bytes:
+    """A serialized DeltaDiscoveryResponse without its nonce."""
+    response = discovery_pb2.DeltaDiscoveryResponse(
+        system_version_info=version,
+        resources=[
+            discovery_pb2.Resource(name=resource.name, version=resource.version, resource=resource.packed)
+            for resource in resources
+        ],
+        removed_resources=removed,
+        type_url=SECRET_TYPE_URL,
+        control_plane=_CONTROL_PLANE,
+    )
+    return response.SerializeToString()
+
+
 def with_nonce(response: bytes, nonce: str) -> bytes:
     """The response with its nonce: serialized messages of one type merge by concatenation."""
     return response + discovery_pb2.DiscoveryResponse(nonce=nonce).SerializeToString()
+
+
+def with_delta_nonce(response: bytes, nonce: str) -> bytes:
+    """The same for a DeltaDiscoveryResponse."""
+    return response + discovery_pb2.DeltaDiscoveryResponse(nonce=nonce).SerializeToString()
 
 
 def _certificate(secret: CertificateSecret) -> common_pb2.TlsCertificate:

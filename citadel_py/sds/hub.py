@@ -9,10 +9,22 @@ import asyncio
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
+from typing import TypeAlias
 
 from citadel_py.core.secrets import Secret
-from citadel_py.sds.encoding import Resource, encode_response, encode_secret, with_nonce
+from citadel_py.sds.delta import DeltaPush
+from citadel_py.sds.encoding import (
+    Resource,
+    encode_delta_response,
+    encode_response,
+    encode_secret,
+    with_delta_nonce,
+    with_nonce,
+)
 from citadel_py.sds.stream import Push
+
+# The kind of a response, its names and their version: equal ones have equal content.
+_Content: TypeAlias = tuple[type[Push | DeltaPush], tuple[str, ...], str]
 
 
 class Hub:
@@ -21,7 +33,7 @@ class Hub:
     def __init__(self) -> None:
         self._snapshot: Mapping[str, Resource] = MappingProxyType({})
         self._listeners: set[asyncio.Event] = set()
-        self._responses: dict[tuple[Resource, ...], bytes] = {}
+        self._responses: dict[_Content, bytes] = {}
         self._is_closed = False
 
     @property
@@ -40,9 +52,13 @@ class Hub:
         if not changed:
             return
         encoded = {secret.name: encode_secret(secret) for secret in changed}
-        self._snapshot = MappingProxyType({**self._snapshot, **encoded})
-        self._responses.clear()
-        self._wake()
+        self._become({**self._snapshot, **encoded})
+
+    def withdraw(self, names: Iterable[str]) -> None:
+        """Serve these names no more. Clients of the incremental protocol are told; the others keep what they have."""
+        gone = set(names) & self._snapshot.keys()
+        if gone:
+            self._become({name: resource for name, resource in self._snapshot.items() if name not in gone})
 
     def close(self) -> None:
         """Have all streams end."""
@@ -59,14 +75,20 @@ class Hub:
         finally:
             self._listeners.discard(event)
 
-    def response(self, push: Push) -> bytes:
+    def response(self, push: Push | DeltaPush) -> bytes:
         """The serialized response; all but the nonce is encoded once for all streams."""
-        encoded = self._responses.get(push.resources)
+        content = (type(push), push.names, push.version)
+        encoded = self._responses.get(content)
         if encoded is None:
-            encoded = encode_response(push.version, push.resources)
+            encoded = _encode(push)
             if self._is_current(push.resources):
-                self._responses[push.resources] = encoded
-        return with_nonce(encoded, push.nonce)
+                self._responses[content] = encoded
+        return with_nonce(encoded, push.nonce) if isinstance(push, Push) else with_delta_nonce(encoded, push.nonce)
+
+    def _become(self, secrets: Mapping[str, Resource]) -> None:
+        self._snapshot = MappingProxyType(dict(secrets))
+        self._responses.clear()
+        self._wake()
 
     def _is_current(self, resources: Iterable[Resource]) -> bool:
         """Restored ones are sent once and not worth keeping."""
@@ -79,3 +101,9 @@ class Hub:
     def _wake(self) -> None:
         for event in self._listeners:
             event.set()
+
+
+def _encode(push: Push | DeltaPush) -> bytes:
+    if isinstance(push, Push):
+        return encode_response(push.version, push.resources)
+    return encode_delta_response(push.version, push.resources, push.removed)

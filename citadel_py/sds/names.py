@@ -27,3 +27,21 @@ def secrets_of(held: HeldSVID) -> tuple[Secret, ...]:
         CertificateSecret(OWN_CERTIFICATE, chain, key),
         CertificateSecret(str(held.svid.id), chain, key),
     )
+
+
+def why_withheld(name: str) -> str:
+    """In words, why there is nothing to send under a name that is not known."""
+    for beginning, reason in _REASONS.items():
+        if name.startswith(beginning):
+            return reason
+    return "no secret has this name (yet)"
+
+
+# Names that other agents serve.
+_REASONS: Final = {
+    "file-cert:": "files are not served over SDS: their path would name a file of this machine",
+    "file-root:": "files are not served over SDS: their path would name a file of this machine",
+    "kubernetes://": "this agent does not read Secrets of Kubernetes",
+    "spiffe://": "this socket has neither this identity nor this trust domain's bundle (yet)",
+    "*": "secrets go only to who names them",
+}

@@ -1,4 +1,4 @@
-"""The gRPC server of SDS on a Unix socket: bounds, permissions, and a stop that ends streams first."""
+"""The gRPC server of one Unix socket, with SDS and the Workload API: bounds, and a stop that ends streams first."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from citadel_py.obs.metrics import AgentMetrics
 from citadel_py.sds.hub import Hub
 from citadel_py.sds.servicer import SecretService
 from citadel_py.sds.socket import MAX_MODE, OwnedSocket, UnixAddress
+from citadel_py.sds.workload import Workload
+from citadel_py.sds.workload_api import WorkloadService
 
 MAX_STREAMS: Final = 4096  # of all proxies on this socket
 MAX_MESSAGE_BYTES: Final = 1 << 20  # a real Envoy's first request has 61 KB
@@ -31,7 +33,7 @@ _OPTIONS: Final = (
 
 
 class SecretServer:
-    """Serves one hub on one socket. Make it, `start` it, `stop` it once."""
+    """Serves one hub, and one workload if given, on one socket. Make it, `start` it, `stop` it once."""
 
     def __init__(
         self,
@@ -42,6 +44,7 @@ class SecretServer:
         interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
         mode: int = MAX_MODE,
         max_streams: int = MAX_STREAMS,
+        workload: Workload | None = None,
     ) -> None:
         self._address = address
         self._hub = hub
@@ -49,6 +52,7 @@ class SecretServer:
         self._interceptors = interceptors
         self._mode = mode
         self._max_streams = max_streams
+        self._workload = workload
         self._socket: OwnedSocket | None = None
         self._server: grpc.aio.Server | None = None
 
@@ -73,6 +77,8 @@ class SecretServer:
         if server is None or owned is None:
             return
         self._hub.close()
+        if self._workload:
+            self._workload.close()
         try:
             await server.stop(grace.total_seconds())
         finally:
@@ -82,7 +88,9 @@ class SecretServer:
         server = grpc.aio.server(
             interceptors=self._interceptors, options=_OPTIONS, maximum_concurrent_rpcs=self._max_streams
         )
-        server.add_generic_rpc_handlers((SecretService(self._hub, self._metrics).handlers(),))
+        server.add_generic_rpc_handlers(SecretService(self._hub, self._metrics).handlers())
+        if self._workload:
+            server.add_generic_rpc_handlers((WorkloadService(self._workload, self._metrics).handlers(),))
         with owned.private():
             self._bind(server)
         await server.start()

@@ -16,18 +16,13 @@ The rules, as real Envoys need them:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeAlias
 
-from citadel_py.core.errors import BadInput
 from citadel_py.sds.encoding import Resource
-from citadel_py.sds.refusals import redact_refusal
+from citadel_py.sds.holdings import Acknowledged, Answer, Available, Holdings, Rejected, check_bounds, rejected
 
-MAX_NAMES = 1000
-MAX_NAME_BYTES = 2100  # a SPIFFE ID with room to spare
-
-Available: TypeAlias = Mapping[str, Resource]
+__all__ = ["Acknowledged", "Answer", "Available", "Push", "Rejected", "Request", "Stream", "version_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,25 +43,9 @@ class Push:
     version: str
     resources: tuple[Resource, ...]
 
-
-@dataclass(frozen=True, slots=True)
-class Acknowledged:
-    """The client took what was sent. For a name that Envoy does not know that proves nothing."""
-
-    version: str
-    names: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """The client refused what was sent. `reason` holds nothing secret and is short."""
-
-    version: str
-    names: tuple[str, ...]
-    reason: str
-
-
-Answer: TypeAlias = Acknowledged | Rejected
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(resource.name for resource in self.resources)
 
 
 def version_of(resources: Iterable[Resource]) -> str:
@@ -84,9 +63,7 @@ class Stream:
         self._names: tuple[str, ...] | None = None  # None until the first request
         self._count = 0  # responses sent; the last one's nonce
         self._pending: Push | None = None
-        self._held: dict[str, Resource] = {}
-        self._refused: dict[str, Resource] = {}
-        self._suspects: list[Resource] = []  # were refused together, to be tried one by one
+        self._holdings = Holdings()
         self._must_restore = False
 
     @property
@@ -103,7 +80,7 @@ class Stream:
 
         Raises BadInput where it asks for more than any client does.
         """
-        _check_bounds(request.names)
+        check_bounds(request.names)
         if self._names is None:
             self._open(request, available)
             return None
@@ -132,67 +109,29 @@ class Stream:
         self._subscribe(request.names)
         wanted = {name: available[name] for name in self.names if name in available}
         if wanted and request.version == version_of(wanted.values()):
-            self._held = wanted
+            self._holdings.accept(wanted.values())
 
     def _subscribe(self, names: tuple[str, ...]) -> None:
         self._names = tuple(dict.fromkeys(names))
-        # A client forgets what it no longer wants.
-        self._held = {name: resource for name, resource in self._held.items() if name in self._names}
+        self._holdings.keep_only(self._names)
 
     def _conclude(self, request: Request) -> Answer | None:
         pending, self._pending = self._pending, None
         if pending is None:  # answered before: only the subscription can have changed
             return None
-        names = tuple(resource.name for resource in pending.resources)
         if request.error is None and request.version == pending.version:
-            self._accept(pending)
-            return Acknowledged(pending.version, names)
-        self._refuse(pending)
-        reason = redact_refusal(request.error) if request.error else "refused without an error text"
-        return Rejected(pending.version, names, reason)
-
-    def _accept(self, push: Push) -> None:
-        self._held |= {resource.name: resource for resource in push.resources}
-        self._suspects = [resource for resource in self._suspects if resource not in push.resources]
-
-    def _refuse(self, push: Push) -> None:
-        changed = [resource for resource in push.resources if self._held.get(resource.name) != resource]
-        if len(changed) == 1:
-            self._refused[changed[0].name] = changed[0]
-            self._suspects = [resource for resource in self._suspects if resource not in changed]
-        elif changed:  # there were no suspects before: while there are, changes go out one by one
-            self._suspects = changed
-        self._must_restore = bool(changed)
+            self._holdings.accept(pending.resources)
+            return Acknowledged(pending.version, pending.names)
+        self._must_restore = self._holdings.refuse(pending.resources)
+        return rejected(pending.version, pending.names, request.error)
 
     def _restored(self) -> tuple[Resource, ...]:
         """What was accepted last, once after a refusal."""
         must_restore, self._must_restore = self._must_restore, False
-        return tuple(self._held.values()) if must_restore else ()
+        return tuple(self._holdings.held.values()) if must_restore else ()
 
     def _changed(self, available: Available) -> tuple[Resource, ...]:
         """Everything that the client should have, if it differs from what the client holds."""
-        self._forget_outdated(available)
-        wanted = [best for name in self.names if name in available and (best := self._best(available[name]))]
-        return tuple(wanted) if any(self._held.get(resource.name) != resource for resource in wanted) else ()
-
-    def _best(self, current: Resource) -> Resource | None:
-        """The current secret, or the one accepted last where the current one is refused or has to wait."""
-        must_wait = bool(self._suspects) and current != self._suspects[0]
-        is_refused = self._refused.get(current.name) == current
-        return self._held.get(current.name) if must_wait or is_refused else current
-
-    def _forget_outdated(self, available: Available) -> None:
-        """Refusals and suspicions hold for one content of a name that is wanted."""
-
-        def is_current(resource: Resource) -> bool:
-            return resource.name in self.names and available.get(resource.name) == resource
-
-        self._refused = {name: resource for name, resource in self._refused.items() if is_current(resource)}
-        self._suspects = [resource for resource in self._suspects if is_current(resource)]
-
-
-def _check_bounds(names: tuple[str, ...]) -> None:
-    if len(names) > MAX_NAMES:
-        raise BadInput(f"{len(names)} resource names, at most {MAX_NAMES} are read", rule="too_many_names")
-    if any(len(name.encode()) > MAX_NAME_BYTES for name in names):
-        raise BadInput(f"a resource name of more than {MAX_NAME_BYTES} bytes", rule="name_too_long")
+        self._holdings.forget_outdated(self.names, available)
+        wanted = [best for name in self.names if name in available and (best := self._holdings.best(available[name]))]
+        return () if all(map(self._holdings.holds, wanted)) else tuple(wanted)

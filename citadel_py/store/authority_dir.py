@@ -134,6 +134,15 @@ def load(directory: Path, *, passphrase: bytes | None) -> AuthoritySet:
     return AuthoritySet(trust_domain, Authority(intermediates[0], key), intermediates, bundle)
 
 
+def certificates(directory: Path) -> tuple[x509.Certificate, ...]:
+    """The intermediates and the bundle's authorities; no key is opened or needed. Raises as `load`."""
+    if not exists(directory / BUNDLE_JSON):
+        _check_complete(directory)
+    path = directory / INTERMEDIATE / CERTIFICATE
+    intermediates = load_certificates(_read(path))
+    return (*intermediates, *_read_bundle(directory, _trust_domain(intermediates[0], path)).authorities)
+
+
 def content_fingerprint(directory: Path) -> str:
     """Hash of all that `load` reads, to notice a change by content. A missing file counts as a content."""
     digest = hashlib.sha256()

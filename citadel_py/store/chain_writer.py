@@ -117,8 +117,8 @@ class ChainWriter:
             start = start or START
             if self._trail is not None and not adopt:
                 return start
-            rows = connection.execution_options(yield_per=_PAGE).execute(_rows_after(self._writer, start))
-            return walk(rows, start)
+            with connection.execution_options(yield_per=_PAGE).execute(_rows_after(self._writer, start)) as rows:
+                return walk(rows, start)
 
     def _locked_head(self, cursor: DBAPICursor) -> Head | None:
         cursor.execute(self._sql.select_head, (self._writer,))

@@ -64,9 +64,9 @@ def verify(database: Database, keys: Mapping[str, PublicKey] | None) -> Mapping[
         signed = _statements(connection, keys)
         found: dict[str, Chain] = {}
         query = select(LEDGER).order_by(LEDGER.c.writer, LEDGER.c.position)
-        rows = connection.execution_options(yield_per=_PAGE).execute(query)
-        for writer, entries in groupby(rows, key=lambda row: row[0]):
-            found[writer] = _walked(writer, entries, signed)
+        with connection.execution_options(yield_per=_PAGE).execute(query) as rows:
+            for writer, entries in groupby(rows, key=lambda row: row[0]):
+                found[writer] = _walked(writer, entries, signed)
     for writer in sorted(ends.keys() | found.keys() | {writer for _, writer in signed}, key=str):
         chain = found[writer] = found.get(writer) or _walked(writer, (), signed)
         check_end(writer, ends.get(writer, START), chain.head)

@@ -14,7 +14,7 @@ from typing import Self
 
 from sqlalchemy import select
 
-from citadel_py.core.errors import InvalidConfiguration
+from citadel_py.core.errors import InvalidConfiguration, VerificationFailed
 from citadel_py.core.keys import PublicKey
 from citadel_py.core.ledger import LedgerEntry
 from citadel_py.core.ledger_heads import Seal, SignedHead
@@ -104,11 +104,19 @@ class SQLLedger:
     def sign_all(self, seal: Seal, *, adopt: bool = False) -> list[SignedHead]:
         """Sign the end of every chain that is not signed to its end by the authority of now.
 
-        Raises as ChainWriter.sign, at the first chain that cannot be signed.
+        Where a chain cannot be signed the others are, and the first error is raised at the end. Raises
+        as ChainWriter.sign.
         """
         with self._database.snapshot() as connection:
             writers = [row[0] for row in connection.execute(select(WRITERS.c.writer).order_by(WRITERS.c.writer))]
-        signed = (ChainWriter(self._database, each, now=self._now).sign(seal, adopt=adopt) for each in writers)
+        signed, refused = [], []
+        for writer in writers:
+            try:
+                signed.append(ChainWriter(self._database, writer, now=self._now).sign(seal, adopt=adopt))
+            except VerificationFailed as error:
+                refused.append(error)
+        if refused:
+            raise refused[0]
         return [each for each in signed if each is not None]
 
     def entries(

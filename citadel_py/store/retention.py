@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
-from sqlalchemy import bindparam, delete, func, insert, select
+from sqlalchemy import BindParameter, bindparam, delete, func, insert, select
 
 from citadel_py.core.errors import BadInput
 from citadel_py.core.ledger import Head
@@ -57,7 +57,7 @@ class _Pruner:
         self._seal = seal
         self._now = now
         dialect = database.engine.dialect
-        writer = bindparam("w")
+        writer: BindParameter[str] = bindparam("w")
         turn = select(WRITERS.c.position).where(WRITERS.c.writer == writer).with_for_update()
         step = (LEDGER.c.writer == writer) & LEDGER.c.position.between(bindparam("a"), bindparam("b"))
         old = (LEDGER_HEADS.c.purpose == bindparam("p")) & (LEDGER_HEADS.c.writer == writer)

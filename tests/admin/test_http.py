@@ -65,6 +65,7 @@ async def test_the_same_as_json(client: aiohttp.ClientSession, problems: dict[st
             "version": 1,
             "ready": False,
             "checks": {"ledger": "the disk is full", "authority": None},
+            "degraded": {},
         }
 
 

@@ -18,7 +18,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from citadel_py.app import serve as serve_module
 from citadel_py.config import ServeSettings, parse_address
 from citadel_py.core.errors import CitadelError, InvalidConfiguration, InvalidKey, Unavailable
+from citadel_py.core.ledger_heads import authority_keys
 from citadel_py.core.spiffe import TrustDomain
+from citadel_py.store import authority_dir
 from citadel_py.store.ledger import SQLLedger
 from tests.app.serve_support import ID, Running, join_token, serving, settings_of, write_authority
 from tests.ca.support import AUDIENCE, ISSUER, Clock, TokenIssuer, call, until
@@ -244,8 +246,19 @@ async def test_a_signal_ends_it_in_order(directory: Path, received: signal.Signa
         os.kill(os.getpid(), received)
         async with asyncio.timeout(10):
             await service.task
-        names = [line["event"] for line in service.events]
+        names = [line["event"] for line in service.events if line["event"] != "ledger.signed"]
         assert names[-3:] == ["signal.received", "server.stopped", "process.stopped"]
+
+
+async def test_what_it_issued_is_signed_when_it_has_stopped(directory: Path) -> None:
+    async with serving(settings_of(directory)) as service:
+        os.kill(os.getpid(), signal.SIGTERM)
+        async with asyncio.timeout(10):
+            await service.task
+        signed = [line for line in service.events if line["event"] == "ledger.signed"]
+    with SQLLedger.open(directory / "ledger.db", writer="test") as ledger:
+        chain = ledger.verify(authority_keys(authority_dir.certificates(directory)))["serve"]
+    assert chain.signed_to == chain.position == signed[-1]["position"] == 1
 
 
 async def test_under_load_a_signal_loses_no_request(directory: Path, tmp_path: Path, issuer: TokenIssuer) -> None:

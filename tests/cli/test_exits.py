@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from shlex import quote
 
 import click
 import pytest
@@ -192,9 +193,9 @@ def test_an_interrupt_exits_with_130(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_a_closed_stream_is_no_bug(web: Path, tmp_path: Path, closed: str) -> None:
-    init = f"init --dir {tmp_path / 'new'} --trust-domain example.org"
-    for arguments, code in {f"inspect {web}": 0, init: 0, "inspect -": 3}.items():
-        command = f"{sys.executable} -m citadel_py {arguments} {closed}"
+    init = f"init --dir {quote(str(tmp_path / 'new'))} --trust-domain example.org"
+    for arguments, code in {f"inspect {quote(str(web))}": 0, init: 0, "inspect -": 3}.items():
+        command = f"{quote(sys.executable)} -m citadel_py {arguments} {closed}"
         done = subprocess.run(["sh", "-c", command], stdin=subprocess.DEVNULL, capture_output=True, check=False)
         assert done.returncode == code, arguments
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -159,6 +160,7 @@ def test_keys_are_named_by_their_public_half() -> None:
     assert not same_public_key(public, RSA2048.public_key())
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl on this machine")
 @pytest.mark.parametrize("passphrase", [None, SECRET], ids=["plain", "encrypted"])
 def test_openssl_reads_our_keys(tmp_path: Path, passphrase: bytes | None) -> None:
     (tmp_path / "tls.key").write_bytes(private_key_pem(P256, passphrase))
@@ -170,6 +172,7 @@ def test_openssl_reads_our_keys(tmp_path: Path, passphrase: bytes | None) -> Non
     assert done.stdout == public_key_der(P256.public_key()), done.stderr
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl on this machine")
 @pytest.mark.parametrize(
     "arguments", [["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-384"], ["-algorithm", "ED25519"]]
 )

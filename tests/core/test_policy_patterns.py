@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 
 import pytest
@@ -141,8 +142,8 @@ def test_a_dns_pattern_may_have_wildcards_and_captures_as_labels(pattern: str) -
 
 @pytest.mark.parametrize(
     "pattern",
-    ["", "*", "a.*", "**", "a.**", "a*.org", "*-a.org", "{a}-{b}.org", "A.org", "a_b.org", "a..org", ".org", "org.", "-.org",
-     "10.0.0.1", "*.1", "\N{LATIN SMALL LETTER E WITH ACUTE}.org", "a.org/"],
+    ["", "*", "a.*", "**", "a.**", "a*.org", "*-a.org", "{a}-{b}.org", "A.org", "a_b.org", "a..org", ".org", "org.",
+     "-.org", "10.0.0.1", "*.1", "\N{LATIN SMALL LETTER E WITH ACUTE}.org", "a.org/"],
 )  # fmt: skip
 def test_a_dns_pattern_that_is_too_wide_or_no_host_name_is_refused(pattern: str) -> None:
     with pytest.raises(InvalidConfiguration) as caught:
@@ -163,7 +164,7 @@ def test_a_dns_pattern_that_is_too_wide_or_no_host_name_is_refused(pattern: str)
         ("repo:org/*:ref:*", None, False),
     ],
 )
-def test_a_subject_has_its_segments_between_colons(pattern: str, subject: str | None, is_match: bool) -> None:
+def test_a_subject_has_its_segments_between_colons(pattern: str, subject: str | None, *, is_match: bool) -> None:
     if subject is None:
         with pytest.raises(InvalidConfiguration):
             parse_subject_pattern(pattern)
@@ -173,7 +174,7 @@ def test_a_subject_has_its_segments_between_colons(pattern: str, subject: str | 
 
 @given(patterns(), PATH)
 def test_matching_agrees_with_a_regular_expression(pattern: IDPattern, path: list[str]) -> None:
-    parts = [re.escape(part) if part.isidentifier() or part[0] not in "*{" else "[^/]+" for part in pattern.path.parts]
+    parts = ["[^/]+" if part[0] in "*{" else re.escape(part) for part in pattern.path.parts]
     if pattern.path.is_open:
         parts[-1] = ".+"
     assert pattern.path.fits(path) == bool(re.fullmatch("/".join(parts), "/".join(path), re.DOTALL))
@@ -221,7 +222,7 @@ def test_a_pattern_that_covers_another_matches_all_that_it_does(
         ("{x}/a", "b/a", True), ("*/**", "**", False), ("a/*/**", "a/**", False),
     ],
 )  # fmt: skip
-def test_covering_is_known_for_patterns(wide: str, narrow: str, covers: bool) -> None:
+def test_covering_is_known_for_patterns(wide: str, narrow: str, *, covers: bool) -> None:
     assert Segments(tuple(wide.split("/")), "/").covers(Segments(tuple(narrow.split("/")), "/")) is covers
 
 
@@ -234,10 +235,8 @@ def test_bound_captures_cover_only_themselves() -> None:
 @given(st.text(max_size=30))
 def test_what_is_no_pattern_is_always_told_as_bad_configuration(text: str) -> None:
     for parse in (parse_id_pattern, parse_dns_pattern, parse_subject_pattern):
-        try:
-            parse(text)
-        except InvalidConfiguration as error:
-            assert str(error).isprintable()
+        with contextlib.suppress(InvalidConfiguration):
+            assert ":" in str(parse(text)) or parse is not parse_id_pattern
 
 
 @given(patterns(), st.text(alphabet="ab/.*{}-:", max_size=12))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,8 @@ def shell_environment(tmp_path: Path) -> dict[str, str]:
 @pytest.mark.parametrize("page", ["../README.md", "how-to/offline.md"])
 def test_a_page_shows_what_the_program_says(page: str, tmp_path: Path, shell_environment: dict[str, str]) -> None:
     shown = steps(DOCS / page)
+    if shutil.which("openssl") is None and any("openssl " in command for command, _ in shown):
+        pytest.skip("no openssl on this machine, which the page uses")
     here = tmp_path / "here"
     here.mkdir()
     mark = "--- end of a step ---"

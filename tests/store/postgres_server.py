@@ -48,7 +48,8 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start, and wait until it answers; after a kill it recovers first."""
-        command = [self._binaries / "postgres", "-D", self._data, "-k", self._home, "-c", "listen_addresses="]
+        program, home = str(self._binaries / "postgres"), str(self._home)
+        command = [program, "-D", str(self._data), "-k", home, "-c", "listen_addresses="]
         with (self._home / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self._home,
@@ -74,7 +75,7 @@ class PostgresServer:
     def execute(self, statement: str, database: str = "postgres") -> list[tuple[Any, ...]]:
         """What an administrator does; the rows that it gives."""
         with psycopg.connect(self.url(database), autocommit=True) as connection:
-            cursor = connection.execute(statement)  # type: ignore[call-overload]  # our own text
+            cursor = connection.execute(statement.encode())
             return list(cursor.fetchall()) if cursor.description else []
 
     def _answers(self) -> bool:
@@ -94,5 +95,5 @@ class PostgresServer:
         self._process = None
 
     def _run(self, program: str, *arguments: object) -> None:
-        command = [self._binaries / program, *map(str, arguments)]
+        command = [str(self._binaries / program), *map(str, arguments)]
         subprocess.run(command, check=True, capture_output=True, cwd=self._home, timeout=120, **self._options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -17,7 +18,7 @@ from tests.store.things import entry
 CONTENT = [column.name for column in LEDGER.columns if column.name not in ("writer", "position")]
 MOMENTS = ("not_before", "not_after", "time")
 
-Tamper = Callable[..., sa.CursorResult[tuple[object, ...]]]
+Tamper = Callable[..., sa.CursorResult[Any]]
 
 
 @pytest.fixture

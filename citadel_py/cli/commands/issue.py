@@ -47,6 +47,7 @@ class _Wish:
 )
 @click.argument("id", type=params.SPIFFE_ID)
 @options.directory
+@options.ledger
 @click.option(
     "--out", metavar="O", required=True, type=click.Path(path_type=Path), help="Directory for the files (made 0700)."
 )
@@ -63,7 +64,8 @@ class _Wish:
 @options.as_json
 @click.pass_obj
 def command(
-    session: Session, /, *, id: SpiffeID, directory: Path, out: Path, passphrase_file: str | None,
+    session: Session, /, *, id: SpiffeID, directory: Path, ledger: str | None, out: Path,
+    passphrase_file: str | None,
     ttl: timedelta | None, dns: tuple[str, ...], key_type: str, file_format: str, p12_passphrase_file: str | None,
     force: bool, as_json: bool,
 ) -> None:  # fmt: skip
@@ -79,7 +81,7 @@ def command(
     wish = _Wish(id, dns, ttl, key_type, passphrase)
     now = session.now()
     with staging(out, force=force) as stage:
-        authority = OfflineAuthority.open(session, directory, passphrase_file, now=now)
+        authority = OfflineAuthority.open(session, directory, passphrase_file, now=now, ledger=ledger)
         svid, files = _issue(stage, authority, wish, now=now)
     _answer(session, svid, files, now=now, as_json=as_json)
     note_if_shortened(session, svid, ttl, now=now)

@@ -37,6 +37,11 @@ citadel-py serve --dir /srv/ca --listen 0.0.0.0:8443 --listen-mtls 0.0.0.0:8444 
     "--server-name", metavar="NAME", multiple=True, help="A further name of the serving certificate; may be repeated."
 )
 @services.passphrase_file("Passphrase of the authority's key.")
+@click.option(
+    "--ledger", metavar="URL",
+    help="The ledger, when it is not D/ledger.db: a path, or postgresql://HOST/DATABASE.  "
+    f"[env var: {options.LEDGER_VARIABLE}]",
+)  # fmt: skip
 @click.option("--jwt-issuer", metavar="ISS", help="Accept JSON Web Tokens of this issuer.")
 @click.option("--jwt-jwks", metavar="FILE_OR_URL", type=options.FILE, help="Its keys.")
 @click.option("--jwt-audience", metavar="AUD", help="The audience that a token must have.  [default: istio-ca]")
@@ -61,5 +66,9 @@ def command(config_file: Path | None, **flags: object) -> None:
     from citadel_py.app.serve import serve
     from citadel_py.config import load_serve
 
-    fallbacks = {"dir": options.DIRECTORY_VARIABLE, "passphrase_file": options.PASSPHRASE_VARIABLE}
+    fallbacks = {
+        "dir": options.DIRECTORY_VARIABLE,
+        "passphrase_file": options.PASSPHRASE_VARIABLE,
+        "ledger": options.LEDGER_VARIABLE,
+    }
     services.run_service(serve(load_serve(services.given(flags, "serve", fallbacks), config_file)))

@@ -26,13 +26,15 @@ from citadel_py.core.spiffe import SpiffeID
 @click.argument("csr_file", type=options.FILE)
 @click.option("--id", "wanted_id", type=params.SPIFFE_ID, required=True, help="The ID that the certificate gets.")
 @options.directory
+@options.ledger
 @options.ttl
 @options.dns
 @options.passphrase_file("Passphrase of the authority's key.")
 @options.as_json
 @click.pass_obj
 def command(
-    session: Session, /, *, csr_file: str, wanted_id: SpiffeID, directory: Path, passphrase_file: str | None,
+    session: Session, /, *, csr_file: str, wanted_id: SpiffeID, directory: Path, ledger: str | None,
+    passphrase_file: str | None,
     ttl: timedelta | None, dns: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """Sign CSR_FILE (PEM or DER, - is stdin) and print the chain: leaf, then intermediates.
@@ -50,7 +52,7 @@ def command(
     data = read_input(session, csr_file, flag="CSR_FILE")
     with naming(csr_file):
         request = parse_csr(data)
-    authority = OfflineAuthority.open(session, directory, passphrase_file, now=now)
+    authority = OfflineAuthority.open(session, directory, passphrase_file, now=now, ledger=ledger)
     svid = authority.issue(request, Wanted(wanted_id, dns, ttl=ttl), now=now)
     if as_json:
         certificates = [certificate_facts(each, now=now) for each in svid.chain]

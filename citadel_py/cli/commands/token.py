@@ -33,23 +33,26 @@ def command() -> None:
 )
 @click.argument("id", type=params.SPIFFE_ID)
 @options.directory
+@options.ledger
 @click.option(
     "--ttl", type=params.DURATION, default="10m", show_default=True, help="How long it can be used (at most 7d)."
 )
 @options.as_json
 @click.pass_obj
-def create(session: Session, id: SpiffeID, directory: Path, ttl: timedelta, *, as_json: bool) -> None:
+def create(
+    session: Session, /, *, id: SpiffeID, directory: Path, ledger: str | None, ttl: timedelta, as_json: bool
+) -> None:
     """Make a token that gets the certificate of ID from the CA service on D, once.
 
     Only its hash is kept: what is printed cannot be shown again.
     """
-    from citadel_py.cli.authority import read_bundle
+    from citadel_py.cli.authority import LEDGER, read_bundle
     from citadel_py.cli.render import moment_with_words, rfc3339
 
     now = session.now()
     _check_ttl(ttl)
     _check_workload(id, read_bundle(directory).trust_domain)
-    token, expires_at = _make_token(directory, id, now=now, ttl=ttl)
+    token, expires_at = _make_token(ledger or directory / LEDGER, id, now=now, ttl=ttl)
     if as_json:
         session.answer_json({"token": token, "id": str(id), "expires_at": rfc3339(expires_at)})
     else:
@@ -75,18 +78,18 @@ def _check_workload(id: SpiffeID, trust_domain: TrustDomain) -> None:
         raise PermissionDenied(f"{id} has no path: it is an authority, no workload", rule="leaf_id_without_path")
 
 
-def _make_token(directory: Path, id: SpiffeID, *, now: datetime, ttl: timedelta) -> tuple[str, datetime]:
+def _make_token(place: Path | str, id: SpiffeID, *, now: datetime, ttl: timedelta) -> tuple[str, datetime]:
     """A token that is kept, and when it expires. Raises LedgerUnavailable."""
     import os
 
-    from citadel_py.cli.authority import LEDGER, WRITER
+    from citadel_py.cli.authority import WRITER
     from citadel_py.core.join_token import ENTROPY_BYTES, new_token
     from citadel_py.core.ports import JoinToken
     from citadel_py.store.ledger import SQLLedger
 
     token, digest = new_token(os.urandom(ENTROPY_BYTES))
     expires_at = now + ttl
-    with SQLLedger.open(directory / LEDGER, writer=WRITER) as ledger:
+    with SQLLedger.open(place, writer=WRITER) as ledger:
         ledger.add(JoinToken(digest, id, expires_at))
     return token, expires_at
 

@@ -1,0 +1,163 @@
+"""One stream of xDS, of either form: requests go into its state, and what the state says is sent.
+
+It decides nothing about secrets: that is stream.py's and delta.py's. It reads, writes, logs and counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+
+import grpc
+
+from citadel_py.core.errors import BadInput, CitadelError
+from citadel_py.obs import events
+from citadel_py.obs.logging import get_logger
+from citadel_py.obs.metrics import AgentMetrics
+from citadel_py.obs.rpc import add_fields
+from citadel_py.sds.delta import DeltaPush, DeltaRequest
+from citadel_py.sds.encoding import SECRET_TYPE_URL
+from citadel_py.sds.holdings import Acknowledged, Answer, Available, Rejected
+from citadel_py.sds.hub import Hub
+from citadel_py.sds.names import why_withheld
+from citadel_py.sds.received import Received, RequestT
+from citadel_py.sds.stream import Push, Request
+
+_MAX_SHOWN_NAMES = 10
+_MAX_SHOWN_NAME = 200  # characters
+_MAX_TELLINGS = 20  # of what is withheld or ignored on one stream: a client must not be able to fill the log
+
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+RequestIn = TypeVar("RequestIn", Request, DeltaRequest, contravariant=True)
+
+_log = get_logger()
+
+
+class State(Protocol[RequestIn]):
+    """What stream.py and delta.py have in common."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    def withheld(self, available: Available) -> tuple[str, ...]: ...
+
+    def receive(self, request: RequestIn, available: Available) -> Answer | None: ...
+
+    def next_push(self, available: Available) -> Push | DeltaPush | None: ...
+
+
+def check_type(type_url: str) -> None:
+    """Raises BadInput for another type than that of secrets; where only they are served none means them."""
+    if type_url not in ("", SECRET_TYPE_URL):
+        raise BadInput(f"only secrets are served here, not {type_url[:100]!a}", rule="resource_type_unknown")
+
+
+class Conversation(Generic[RequestT]):
+    """A task reads requests into the state, the one of `run` sends what the state says.
+
+    `is_aggregated` streams carry all types of resources. Only secrets are served; the others get
+    silence, since an error would end the stream, and the secrets on it.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        metrics: AgentMetrics,
+        context: Context,
+        state: State[RequestT],
+        *,
+        is_aggregated: bool = False,
+    ) -> None:
+        self._hub = hub
+        self._metrics = metrics
+        self._context = context
+        self._state = state
+        self._is_aggregated = is_aggregated
+        self._wake = asyncio.Event()
+        self._node = ""
+        self._withheld: tuple[str, ...] = ()
+        self._ignored_types: set[str] = set()
+        self._tellings = 0
+        self._is_open = False
+        self._is_over = False
+        self._refused: CitadelError | None = None
+
+    async def run(self) -> None:
+        """Ends when the client does, or when the hub closes. Raises BadInput for what no client asks."""
+        with self._hub.listen() as self._wake, self._metrics.sds_streams.track_inprogress():
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    reading = tasks.create_task(self._read())
+                    await self._send()
+                    reading.cancel()
+            finally:
+                _log.debug(events.SDS_STREAM_CLOSED, node=self._node)
+        if self._refused:
+            raise self._refused
+
+    async def _read(self) -> None:
+        try:
+            while (received := await self._context.read()) is not grpc.aio.EOF:
+                self._take(received)
+                self._wake.set()
+        except CitadelError as error:  # told to the client by whoever runs this stream, not to a group of tasks
+            self._refused = error
+        finally:
+            self._is_over = True
+            self._wake.set()
+
+    async def _send(self) -> None:
+        while not (self._is_over or self._hub.is_closed):
+            if push := self._state.next_push(self._hub.snapshot):
+                await self._context.write(self._hub.response(push))
+                self._metrics.sds_pushes.inc()
+                _log.debug(events.SDS_PUSHED, node=self._node, version=push.version, names=_shown(push.names))
+            else:
+                await self._wake.wait()
+                self._wake.clear()
+
+    def _take(self, received: Received[RequestT]) -> None:
+        is_first, self._is_open = not self._is_open, True
+        if is_first:
+            self._node = received.node
+        if self._is_aggregated and received.type_url != SECRET_TYPE_URL:
+            self._tell_ignored(received.type_url)
+        else:
+            check_type(received.type_url)
+            self._record(self._state.receive(received.request, self._hub.snapshot))
+        if is_first:
+            _log.info(events.SDS_STREAM_OPENED, node=self._node, names=_shown(self._state.names))
+        add_fields(node=self._node, names=_shown(self._state.names))
+        self._tell_withheld(self._state.withheld(self._hub.snapshot))
+
+    def _record(self, answer: Answer | None) -> None:
+        match answer:
+            case Acknowledged(version, names):
+                self._metrics.sds_acks.inc()
+                _log.info(events.SDS_ACKED, node=self._node, version=version, names=_shown(names))
+            case Rejected(version, names, reason):
+                self._metrics.sds_nacks.inc()
+                _log.error(events.SDS_NACKED, node=self._node, version=version, names=_shown(names), error=reason)
+
+    def _tell_withheld(self, names: tuple[str, ...]) -> None:
+        if names and names != self._withheld and self._may_tell():
+            known = _shown(tuple(self._hub.snapshot))
+            reasons = tuple(dict.fromkeys(map(why_withheld, names)))
+            _log.warning(events.SDS_WITHHELD, node=self._node, names=_shown(names), reasons=reasons, known=known)
+        self._withheld = names
+
+    def _tell_ignored(self, type_url: str) -> None:
+        if type_url not in self._ignored_types and self._may_tell():
+            self._ignored_types.add(type_url)
+            _log.warning(events.SDS_TYPE_IGNORED, node=self._node, type_url=ascii(type_url[:_MAX_SHOWN_NAME])[1:-1])
+
+    def _may_tell(self) -> bool:
+        self._tellings += 1
+        return self._tellings <= _MAX_TELLINGS
+
+
+def _shown(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Bounded, for a log line."""
+    shown = tuple(name[:_MAX_SHOWN_NAME] for name in names[:_MAX_SHOWN_NAMES])
+    more = len(names) - len(shown)
+    return (*shown, f"and {more} more") if more else shown

@@ -1,0 +1,97 @@
+"""What the SPIFFE Workload API has to say on one socket: the identities of its callers, encoded once for all.
+
+It lives on the event loop and is used from nowhere else. It knows no gRPC and does not ask who calls:
+whoever can reach the socket may have what is in here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from citadel_py._proto.spiffe.workload.workload_pb2 import X509SVID, X509BundlesResponse, X509SVIDResponse
+from citadel_py.core.ports import HeldSVID
+from citadel_py.core.spiffe import SpiffeID
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """The serialized responses of one moment, each with everything there is (Workload API 4.3)."""
+
+    svids: bytes = field(repr=False)
+    bundles: bytes
+
+
+class Workload:
+    """The current identities. Streams listen, and read `answers` when they are woken."""
+
+    def __init__(self) -> None:
+        self._held: dict[SpiffeID, HeldSVID] = {}
+        self._answers: Answers | None = None
+        self._listeners: set[asyncio.Event] = set()
+        self._is_closed = False
+
+    @property
+    def answers(self) -> Answers | None:
+        """None while there is no identity. The first one that came is the default (Workload API 5.3)."""
+        if self._answers is None and self._held:
+            self._answers = encode(self._held.values())
+        return self._answers
+
+    @property
+    def is_closed(self) -> bool:
+        """True when streams should end."""
+        return self._is_closed
+
+    def replace(self, held: Iterable[HeldSVID]) -> None:
+        """Make these the current ones of their identities; others stay."""
+        self._held |= {each.svid.id: each for each in held}
+        self._answers = None  # encoded when somebody asks: most agents have no callers here
+        self._wake()
+
+    def close(self) -> None:
+        """Have all streams end."""
+        self._is_closed = True
+        self._wake()
+
+    @contextmanager
+    def listen(self) -> Iterator[asyncio.Event]:
+        """An event that is set whenever there may be something new; whoever waits clears it."""
+        event = asyncio.Event()
+        self._listeners.add(event)
+        try:
+            yield event
+        finally:
+            self._listeners.discard(event)
+
+    def _wake(self) -> None:
+        for event in self._listeners:
+            event.set()
+
+
+def encode(held: Iterable[HeldSVID]) -> Answers:
+    """Equal content gives equal bytes, so that a stream sees what it has sent already."""
+    all_held = tuple(held)
+    svids = X509SVIDResponse(svids=[_svid(each) for each in all_held])
+    bundles = X509BundlesResponse(
+        bundles={str(each.bundle.trust_domain.id): _der(each.bundle.authorities) for each in all_held}
+    )
+    return Answers(svids.SerializeToString(deterministic=True), bundles.SerializeToString(deterministic=True))
+
+
+def _svid(held: HeldSVID) -> X509SVID:
+    return X509SVID(
+        spiffe_id=str(held.svid.id),
+        x509_svid=_der(held.svid.chain),
+        x509_svid_key=held.key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()),
+        bundle=_der(held.bundle.authorities),
+    )
+
+
+def _der(certificates: Iterable[x509.Certificate]) -> bytes:
+    return b"".join(certificate.public_bytes(Encoding.DER) for certificate in certificates)
