@@ -134,7 +134,7 @@ class ServeSettings(Settings):
     jwt_issuer: str | None = None
     jwt_jwks: str | None = None
     jwt_audience: str = "istio-ca"
-    clock_skew: DurationSetting = timedelta(seconds=60)
+    clock_skew: DurationSetting = timedelta(seconds=10)
     default_ttl: DurationSetting = timedelta(hours=24)
     min_ttl: DurationSetting = timedelta(minutes=1)
     max_ttl: DurationSetting = timedelta(days=90)

@@ -96,7 +96,7 @@ def test_defaults_are_those_of_the_documentation() -> None:
         jwt_issuer=None,
         jwt_jwks=None,
         jwt_audience="istio-ca",
-        clock_skew=timedelta(minutes=1),
+        clock_skew=timedelta(seconds=10),
         default_ttl=timedelta(hours=24),
         min_ttl=timedelta(minutes=1),
         max_ttl=timedelta(days=90),

@@ -49,7 +49,7 @@ class JWTRules:
     issuer: str
     audience: str
     trust_domain: TrustDomain
-    clock_skew: timedelta = timedelta(seconds=60)
+    clock_skew: timedelta = timedelta(seconds=10)
 
 
 class JWTAuthenticator:

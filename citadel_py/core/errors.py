@@ -6,6 +6,7 @@ Edges (CLI, gRPC) translate classes to exit codes and status codes by one table 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 
 
 class CitadelError(Exception):
@@ -102,9 +103,20 @@ class PermissionDenied(Denied):
 
 
 class Unavailable(CitadelError):
-    """Cannot be done now; retrying later can help."""
+    """Cannot be done now; retrying later can help, not before `retry_after` where that is known."""
 
     code = "unavailable"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        rule: str | None = None,
+        hint: str | Sequence[str] = (),
+        retry_after: timedelta | None = None,
+    ) -> None:
+        super().__init__(message, rule=rule, hint=hint)
+        self.retry_after = retry_after
 
 
 class NotReady(Unavailable):
@@ -117,3 +129,9 @@ class LedgerUnavailable(Unavailable):
     """The ledger cannot record; what cannot be recorded is not issued."""
 
     code = "ledger_unavailable"
+
+
+class LimitReached(Unavailable):
+    """A caller has asked for more than its share; everybody else is served."""
+
+    code = "limit_reached"

@@ -25,7 +25,7 @@ from citadel_py.core.ports import Uniform
 from citadel_py.obs import events
 from citadel_py.obs.logging import get_logger
 from citadel_py.obs.metrics import Metrics
-from citadel_py.obs.status import DETAILS_KEY, REQUEST_ID_KEY, Refusal, refusal_of
+from citadel_py.obs.status import DETAILS_KEY, REQUEST_ID_KEY, Refusal, refusal_of, retry_delay
 
 Metadata: TypeAlias = Sequence[tuple[str, str | bytes]]
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -67,7 +67,8 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every handler of a server. Handlers are coroutines or async generators.
 
     `trailing` is asked once per RPC; its metadata goes on every reply, refusals too. A refusal that
-    a caller may repeat tells it to wait between half of `retry_after` and one and a half of it.
+    a caller may repeat tells it to wait as the error says, else between half of `retry_after` and one
+    and a half of it.
     """
 
     def __init__(
@@ -143,7 +144,8 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
                 outcome.code = _why_cancelled(context)
                 raise asyncio.CancelledError from error
             outcome.error = error
-            outcome.refusal = refusal_of(error, request_id=id, retry_after=self._retry_after * (0.5 + self._uniform()))
+            delay = retry_delay(error, usual=self._retry_after, uniform=self._uniform())
+            outcome.refusal = refusal_of(error, request_id=id, retry_after=delay)
             outcome.code = outcome.refusal.code
             await context.refuse(outcome.refusal)
         else:

@@ -18,6 +18,7 @@ from citadel_py.core.errors import (
     BadInput,
     CitadelError,
     InvalidConfiguration,
+    LimitReached,
     PermissionDenied,
     Unauthenticated,
     Unavailable,
@@ -34,6 +35,7 @@ _CODES: tuple[tuple[type[CitadelError], grpc.StatusCode], ...] = (
     (BadInput, grpc.StatusCode.INVALID_ARGUMENT),
     (Unauthenticated, grpc.StatusCode.UNAUTHENTICATED),
     (PermissionDenied, grpc.StatusCode.PERMISSION_DENIED),
+    (LimitReached, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (Unavailable, grpc.StatusCode.UNAVAILABLE),
 )
 # Codes whose callers get one fixed text.
@@ -80,7 +82,15 @@ def refusal_of(error: Exception, *, request_id: str, retry_after: timedelta) -> 
         return Refusal(code, _OPAQUE[code], _REASONLESS[code], request_id)
     if code in _OPAQUE:
         return Refusal(code, _OPAQUE[code], error.reason, request_id, retry_after=retry_after)
-    return Refusal(code, error.message[:MAX_TEXT], error.reason, request_id, error.hints)
+    later = retry_after if isinstance(error, Unavailable) else None
+    return Refusal(code, error.message[:MAX_TEXT], error.reason, request_id, error.hints, later)
+
+
+def retry_delay(error: Exception, *, usual: timedelta, uniform: float) -> timedelta:
+    """When a caller shall come back: not before the error says, else about `usual`, and not all at once."""
+    if isinstance(error, Unavailable) and error.retry_after is not None:
+        return error.retry_after * (1 + uniform / 2)
+    return usual * (0.5 + uniform)
 
 
 def read_refusal(error: grpc.aio.AioRpcError) -> Refusal:

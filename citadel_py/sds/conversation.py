@@ -15,25 +15,25 @@ from citadel_py.obs import events
 from citadel_py.obs.logging import get_logger
 from citadel_py.obs.metrics import AgentMetrics
 from citadel_py.obs.rpc import add_fields
-from citadel_py.sds.delta import DeltaPush, DeltaRequest
+from citadel_py.sds.delta import DeltaPush
 from citadel_py.sds.encoding import SECRET_TYPE_URL
 from citadel_py.sds.holdings import Acknowledged, Answer, Available, Rejected
 from citadel_py.sds.hub import Hub
 from citadel_py.sds.names import why_withheld
 from citadel_py.sds.received import Received, RequestT
-from citadel_py.sds.stream import Push, Request
+from citadel_py.sds.stream import Push
 
 _MAX_SHOWN_NAMES = 10
 _MAX_SHOWN_NAME = 200  # characters
 _MAX_TELLINGS = 20  # of what is withheld or ignored on one stream: a client must not be able to fill the log
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
-RequestIn = TypeVar("RequestIn", Request, DeltaRequest, contravariant=True)
+Asked_contra = TypeVar("Asked_contra", contravariant=True)
 
 _log = get_logger()
 
 
-class State(Protocol[RequestIn]):
+class State(Protocol[Asked_contra]):
     """What stream.py and delta.py have in common."""
 
     @property
@@ -41,7 +41,7 @@ class State(Protocol[RequestIn]):
 
     def withheld(self, available: Available) -> tuple[str, ...]: ...
 
-    def receive(self, request: RequestIn, available: Available) -> Answer | None: ...
+    def receive(self, request: Asked_contra, available: Available) -> Answer | None: ...
 
     def next_push(self, available: Available) -> Push | DeltaPush | None: ...
 
@@ -71,7 +71,7 @@ class Conversation(Generic[RequestT]):
         self._hub = hub
         self._metrics = metrics
         self._context = context
-        self._state = state
+        self._state: State[RequestT] = state
         self._is_aggregated = is_aggregated
         self._wake = asyncio.Event()
         self._node = ""

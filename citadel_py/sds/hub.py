@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from citadel_py.core.secrets import Secret
 from citadel_py.sds.delta import DeltaPush
@@ -22,6 +22,8 @@ from citadel_py.sds.encoding import (
     with_nonce,
 )
 from citadel_py.sds.stream import Push
+
+MAX_SHARED: Final = 256  # responses of one snapshot: clients choose the selection and its order
 
 # The kind of a response, its names and their version: equal ones have equal content.
 _Content: TypeAlias = tuple[type[Push | DeltaPush], tuple[str, ...], str]
@@ -81,7 +83,7 @@ class Hub:
         encoded = self._responses.get(content)
         if encoded is None:
             encoded = _encode(push)
-            if self._is_current(push.resources):
+            if len(self._responses) < MAX_SHARED and self._is_current(push.resources):
                 self._responses[content] = encoded
         return with_nonce(encoded, push.nonce) if isinstance(push, Push) else with_delta_nonce(encoded, push.nonce)
 

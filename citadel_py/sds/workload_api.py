@@ -36,6 +36,11 @@ class WorkloadService:
         self._max_streams = max_streams
         self._open = 0
 
+    @property
+    def open_streams(self) -> int:
+        """How many there are now."""
+        return self._open
+
     def handlers(self) -> grpc.GenericRpcHandler:
         """What to add to a server. Requests of these methods are empty and are not even parsed."""
         return grpc.method_handlers_generic_handler(

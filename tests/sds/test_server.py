@@ -14,7 +14,6 @@ from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # ship
 
 from citadel_py._proto.envoy.config.core.v3.base_pb2 import Node
 from citadel_py._proto.envoy.service.discovery.v3.discovery_pb2 import (
-    DeltaDiscoveryRequest,
     DiscoveryRequest,
     DiscoveryResponse,
 )
@@ -168,14 +167,6 @@ async def test_fetch_answers_once_with_what_there_is(
 async def test_fetch_of_what_is_not_there_says_so(stub: SecretDiscoveryServiceAsyncStub) -> None:
     error = await failure(stub.FetchSecrets(DiscoveryRequest(resource_names=["nobody"]), timeout=20))
     assert error.code() is grpc.StatusCode.UNAVAILABLE
-
-
-async def test_the_incremental_protocol_is_refused_with_what_to_do(stub: SecretDiscoveryServiceAsyncStub) -> None:
-    call = stub.DeltaSecrets(timeout=20)
-    await call.write(DeltaDiscoveryRequest())
-    with pytest.raises(grpc.aio.AioRpcError, match="api_type") as failed:
-        await call.read()
-    assert failed.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 async def test_streams_beyond_the_limit_are_refused_and_the_others_live_on(

@@ -79,7 +79,10 @@ def command() -> None:
 @options.as_json
 @click.pass_obj
 def check(session: Session, /, *, file: str, directory: Path | None, as_json: bool, **ttls: timedelta) -> int:
-    """Check the rules in FILE (- is stdin), each by itself and all together."""
+    """Check the rules in FILE (- is stdin).
+
+    Each of them by itself, and what they leave to each other.
+    """
     from citadel_py.core.policy_review import review
 
     try:
@@ -125,9 +128,10 @@ def explain(
     ttl: timedelta | None, method: str | None, issuer: str | None, subject: str | None, directory: Path | None,
     as_json: bool, **ttls: timedelta,
 ) -> int:  # fmt: skip
-    """Say whether CALLER, a SPIFFE ID, may have ID, which rule decides that, and why.
+    """Explain which rule decides a case, and why.
 
-    Nothing is asked of a service and nothing is issued.
+    May CALLER, a SPIFFE ID, have a certificate for ID? Nothing is asked of a service, and nothing
+    is issued.
     """
     from citadel_py.core.csr import RequestedNames
     from citadel_py.core.policy import Policy, Wanted

@@ -46,7 +46,7 @@ citadel-py serve --dir /srv/ca --listen 0.0.0.0:8443 --listen-mtls 0.0.0.0:8444 
 @click.option("--jwt-jwks", metavar="FILE_OR_URL", type=options.FILE, help="Its keys.")
 @click.option("--jwt-audience", metavar="AUD", help="The audience that a token must have.  [default: istio-ca]")
 @click.option(
-    "--clock-skew", metavar="DURATION", help="By how much clocks of token issuers may differ.  [default: 60s]"
+    "--clock-skew", metavar="DURATION", help="By how much clocks of token issuers may differ.  [default: 10s]"
 )
 @click.option(
     "--default-ttl", metavar="DURATION", help="Lifetime of certificates when none is asked for.  [default: 24h]"
