@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import shlex
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -81,6 +82,17 @@ def _split_names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
+def _split_command(text: str) -> tuple[str, ...]:
+    """Words as a shell would split them; nothing else of a shell is understood."""
+    try:
+        words = tuple(shlex.split(text))
+    except ValueError as error:
+        raise InvalidConfiguration(f"{text[:100]!a} is no command: {error}", rule="command_quoting") from error
+    if not words:
+        raise InvalidConfiguration("an empty command", rule="command_quoting")
+    return words
+
+
 def _text_read_by(parse: Callable[[str], object]) -> BeforeValidator:
     """Text goes through our own parser; what else the type accepts, pydantic decides."""
 
@@ -104,6 +116,7 @@ _ONLY_TEXT = BeforeValidator(_only_text)
 AddressSetting = Annotated[Address, _text_read_by(parse_address)]
 DurationSetting = Annotated[timedelta, _text_read_by(parse_duration), _ONLY_TEXT]
 IdSetting = Annotated[SpiffeID, _text_read_by(SpiffeID.parse)]
+CommandSetting = Annotated[tuple[str, ...], _text_read_by(_split_command)]
 ModeSetting = Annotated[int, _text_read_by(_parse_mode), _ONLY_TEXT]
 NamesSetting = Annotated[tuple[str, ...], _text_read_by(_split_names)]
 
@@ -169,6 +182,10 @@ class AgentSettings(Settings):
     state: Path
     sds: str
     sds_mode: ModeSetting = 0o660
+    out: Path | None = None
+    exec: CommandSetting | None = None
+    signal_pid_file: Path | None = None
+    signal: Literal["HUP", "INT", "QUIT", "TERM", "USR1", "USR2", "WINCH"] = "HUP"
     ttl: DurationSetting | None = None
     renew_earliest: float = 0.5
     renew_latest: float = 0.66
@@ -187,6 +204,8 @@ class AgentSettings(Settings):
             raise _conflict("ca needs ca_bundle: the roots that verify the service")
         if self.ca is not None and not (self.ca.host and self.ca.port):
             raise _conflict(f"ca needs a host and a port to call, not {str(self.ca)!r}")
+        if self.out is not None and self.out.absolute() == self.state.absolute():
+            raise _conflict("out and state are one directory: what is in state belongs to the agent alone")
         for name, other in _EXCLUSIVE.items():
             if getattr(self, name) is not None and getattr(self, other) is None:
                 raise _conflict(f"{name} has no meaning without {other}")
@@ -194,7 +213,14 @@ class AgentSettings(Settings):
 
 
 # The first means something only beside the second.
-_EXCLUSIVE = {"ca_mtls": "ca", "ca_bundle": "ca", "token_file": "ca", "passphrase_file": "ca_dir"}
+_EXCLUSIVE = {
+    "ca_mtls": "ca",
+    "ca_bundle": "ca",
+    "token_file": "ca",
+    "passphrase_file": "ca_dir",
+    "exec": "out",
+    "signal_pid_file": "out",
+}
 
 
 def _conflict(message: str) -> InvalidConfiguration:

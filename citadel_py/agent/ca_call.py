@@ -21,6 +21,11 @@ MAX_REPLY_BYTES: Final = 4 << 20  # the bundle is the operator's
 _MAX_CHANNELS: Final = 16
 _MAX_REMOTE_TEXT: Final = 300
 _REASON = re.compile(r"[A-Z][A-Z0-9_]{0,62}")
+# What BoringSSL and gRPC say in the status of a handshake that failed, and what it means to an operator.
+_TLS_HINTS = {
+    "CERTIFICATE_VERIFY_FAILED": "the CA's certificate does not verify: is ca_bundle the bundle of that CA?",
+    "Hostname Verification Check failed": "the CA's certificate names other hosts: start it with --server-name",
+}
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 
 _OPTIONS: Final = (
@@ -105,6 +110,8 @@ def error_of(refusal: Refusal) -> CitadelError:
     if refusal.retry_after is not None:
         facts.append(f"it asks to wait {refusal.retry_after.total_seconds():.1f} s")
     hints = tuple(_harmless(hint) for hint in refusal.hints)
+    if not refusal.reason:  # nobody of ours answered: what gRPC tells of its TLS is all there is
+        hints += tuple(hint for sign, hint in _TLS_HINTS.items() if sign in refusal.message)
     return _ERRORS.get(refusal.code, Unavailable)("; ".join(facts), rule=rule or "ca_call_failed", hint=hints)
 
 

@@ -27,6 +27,7 @@ _SHELL = "Shell"
 COMMANDS = {
     "init": Entry(_AUTHORITY, "create a root and an intermediate authority"),
     "bundle": Entry(_AUTHORITY, "show or export the trust bundle"),
+    "ledger": Entry(_AUTHORITY, "verify, search, export and prune the record of certificates"),
     "issue": Entry(_CERTIFICATES, "mint an X.509-SVID offline: key, chain, bundle"),
     "sign": Entry(_CERTIFICATES, "sign a CSR, print the chain"),
     "inspect": Entry(_CERTIFICATES, "show what is in certificates, CSRs, keys and bundles"),

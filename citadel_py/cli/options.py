@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from citadel_py.cli import params
+from citadel_py.cli.session import Session
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -30,7 +31,18 @@ ledger = click.option(
     help="The ledger, when it is not D/ledger.db: a path, or postgresql://HOST/DATABASE.",
 )  # fmt: skip
 
+yes = click.option("--yes", is_flag=True, help="Do not ask.")
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+
+def confirm(session: Session, question: str, *, yes: bool) -> None:
+    """Go on only where a person says so, or said so before. Raises UsageError, Abort."""
+    if yes:
+        return
+    if not session.may_prompt:
+        raise click.UsageError("there is nobody to ask: say --yes")
+    click.confirm(question, abort=True, err=True)
 
 
 def passphrase_file(help_text: str) -> Callable[[Function], Function]:

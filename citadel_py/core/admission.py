@@ -18,6 +18,11 @@ from citadel_py.core.rates import Buckets, Elapsed, Rate
 
 SHARE = 8  # of so many turns one goes to whoever waits longest, whatever its priority
 LEAST_DELAY_S, MOST_DELAY_S = 1.0, 60.0  # of those who are told to come back
+OVERALL = Rate(5000, timedelta(seconds=1))
+CALLER = Rate(1000, timedelta(seconds=20))
+IDENTITY = Rate(120, timedelta(minutes=10))
+CONNECTION_FAILURES = Rate(10, timedelta(seconds=10))
+ADDRESS_FAILURES = Rate(200, timedelta(seconds=10))
 _LEAST_PACE = 50.0  # certificates per second that are counted on for their appointments
 
 
@@ -48,11 +53,11 @@ class AdmissionLimits:
     time, at most `waiting` wait, and no longer than `patience`.
     """
 
-    overall: Rate = Rate(5000, timedelta(seconds=1))
-    caller: Rate = Rate(1000, timedelta(seconds=20))
-    identity: Rate = Rate(120, timedelta(minutes=10))
-    connection_failures: Rate = Rate(10, timedelta(seconds=10))
-    address_failures: Rate = Rate(200, timedelta(seconds=10))
+    overall: Rate = OVERALL
+    caller: Rate = CALLER
+    identity: Rate = IDENTITY
+    connection_failures: Rate = CONNECTION_FAILURES
+    address_failures: Rate = ADDRESS_FAILURES
     places: int = 64
     waiting: int = 384
     patience: timedelta = timedelta(seconds=20)
@@ -132,6 +137,9 @@ class Turn:
     again_in_s: float | None = None
 
 
+NOTHING = Turn()
+
+
 @dataclass(slots=True)
 class _Appointments:
     """When those come back who found no place: one after the other, at the pace of the last second."""
@@ -161,29 +169,32 @@ class _Line:
         default_factory=lambda: tuple(OrderedDict() for _ in Priority)
     )
     turns: int = 0
-
-    def __len__(self) -> int:
-        return sum(map(len, self.by_priority))
+    count: int = 0
 
     def add(self, ticket: Ticket) -> None:
         self.by_priority[ticket.ask.priority][ticket.number] = ticket
+        self.count += 1
 
-    def remove(self, ticket: Ticket) -> bool:
-        return self.by_priority[ticket.ask.priority].pop(ticket.number, None) is not None
+    def remove(self, ticket: Ticket) -> None:
+        """Without effect where it does not wait."""
+        if self.by_priority[ticket.ask.priority].pop(ticket.number, None):
+            self.count -= 1
 
     def first(self) -> Ticket | None:
         """Takes out whose turn it is. Nobody starves: the oldest of all has every SHARE-th turn."""
-        lines = [line for line in self.by_priority if line]
-        if not lines:
+        if not self.count:
             return None
         self.turns += 1
-        line = lines[0] if self.turns % SHARE else min(lines, key=lambda each: next(iter(each)))
+        self.count -= 1
+        lines = (line for line in self.by_priority if line)
+        line = next(lines) if self.turns % SHARE else min(lines, key=lambda each: next(iter(each)))
         return line.popitem(last=False)[1]
 
     def give_way(self, priority: Priority) -> Ticket | None:
         """Takes out the one that came last of those who matter least, if they matter less than `priority`."""
         for line in reversed(self.by_priority[priority + 1 :]):
             if line:
+                self.count -= 1
                 return line.popitem(last=True)[1]
         return None
 
@@ -215,7 +226,7 @@ class Admission:
     @property
     def waiting(self) -> int:
         """How many wait."""
-        return len(self._line)
+        return self._line.count
 
     @property
     def in_works(self) -> int:
@@ -240,17 +251,13 @@ class Admission:
 
     def turn(self, now: datetime) -> Turn:
         """Whose turn it is, if anybody's. To be asked again after each that is admitted."""
-        at = self._elapsed.at(now)
-        again_in_s = self._overall.wait_s(None, at) if self._in_works < self._limits.places and self.waiting else 0.0
-        admitted = None
-        if self._in_works < self._limits.places and not again_in_s:
-            self._drop_expired(at)
-            admitted = self._line.first()
-        if admitted:
-            admitted.is_in_works = True
-            self._in_works += 1
-            self._overall.take(None, at)
-            self._appointments.one_was_served(at)
+        again_in_s, admitted = 0.0, None
+        if self._line.count and self._in_works < self._limits.places:
+            at = self._elapsed.at(now)
+            again_in_s = self._overall.wait_s(None, at)
+            admitted = self._admit(at) if not again_in_s else None
+        if not (admitted or again_in_s or self._turned_away):
+            return NOTHING
         refused, self._turned_away = tuple(self._turned_away), []
         return Turn(admitted, refused, again_in_s or None)
 
@@ -269,6 +276,16 @@ class Admission:
             self._identities.give_back((ask.caller, ask.id, ask.peer.address))
             self._callers.give_back(ask.caller)
 
+    def _admit(self, at: float) -> Ticket | None:
+        self._drop_expired(at)
+        ticket = self._line.first()
+        if ticket:
+            ticket.is_in_works = True
+            self._in_works += 1
+            self._overall.take(None, at)
+            self._appointments.one_was_served(at)
+        return ticket
+
     def _check_same(self, ask: Ask) -> None:
         if self._same.get((ask.peer.connection, ask.id), 0) >= self._limits.same_at_once:
             raise LimitReached(
@@ -279,10 +296,10 @@ class Admission:
 
     def _make_room(self, priority: Priority, at: float) -> None:
         """Somebody less pressing makes room where there is none. Raises Unavailable."""
-        if self.waiting < self._limits.waiting:
+        if self._line.count < self._limits.waiting:
             return
         self._drop_expired(at)
-        if self.waiting < self._limits.waiting:
+        if self._line.count < self._limits.waiting:
             return
         displaced = self._line.give_way(priority)
         if displaced is None:

@@ -52,3 +52,9 @@ SDS_TYPE_IGNORED: Final = "sds.type_ignored"
 
 # --- the Workload API
 WORKLOAD_PUSHED: Final = "workload.pushed"
+
+# --- files and who is told of them
+OUTPUT_WRITTEN: Final = "output.written"
+OUTPUT_FAILED: Final = "output.failed"
+HOOK_FINISHED: Final = "hook.finished"
+HOOK_FAILED: Final = "hook.failed"

@@ -119,3 +119,11 @@ class AgentMetrics(Metrics):
         self.workload_pushes = Counter(
             "citadel_workload_pushes_total", "Responses sent on streams of the Workload API.", registry=self.registry
         )
+        self.output_writes = Counter(
+            "citadel_output_writes_total", "Changes of the files in --out by result: written or failed.", ["result"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.hook_runs = Counter(
+            "citadel_hook_runs_total", "Runs of hooks by kind (exec, signal) and result (ok, failed).",
+            ["hook", "result"], registry=self.registry,
+        )  # fmt: skip

@@ -12,12 +12,12 @@ from typing import Any
 from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.engine.interfaces import DBAPICursor
 
-from citadel_py.core.errors import BadInput, CitadelError, VerificationFailed
+from citadel_py.core.errors import BadInput, CitadelError
 from citadel_py.core.ledger import START, Head, LedgerEntry, chain_hash
 from citadel_py.core.ledger_heads import Purpose, Seal, SignedHead
 from citadel_py.core.ports import Now
 from citadel_py.store.database import Database
-from citadel_py.store.rows import check_end, check_text, to_head, to_row, to_signed, to_signed_row, walk
+from citadel_py.store.rows import check_end, check_text, never_signed, to_head, to_row, to_signed, to_signed_row, walk
 from citadel_py.store.schema import LEDGER, LEDGER_HEADS, WRITERS
 
 _PAGE = 500
@@ -109,11 +109,7 @@ class ChainWriter:
             start = _trusted(statements, seal, adopt=adopt)
             head = connection.execute(select(WRITERS).where(WRITERS.c.writer == self._writer)).first()
             if start is None and head is not None:
-                raise VerificationFailed(
-                    f"the chain of writer {self._writer!a} was never signed, or its signed head was taken away",
-                    rule="ledger_unsigned",
-                    hint="verify it by other means, then: citadel-py ledger sign --adopt",
-                )
+                raise never_signed(self._writer)
             start = start or START
             if self._trail is not None and not adopt:
                 return start

@@ -15,7 +15,7 @@ from citadel_py.core.keys import PublicKey
 from citadel_py.core.ledger import START, Head
 from citadel_py.core.ledger_heads import Purpose, SignedHead
 from citadel_py.store.database import Database
-from citadel_py.store.rows import check_end, follow, moment_of, to_signed
+from citadel_py.store.rows import check_end, follow, moment_of, never_signed, to_signed
 from citadel_py.store.schema import LEDGER, LEDGER_HEADS, WRITERS
 
 _PAGE = 500
@@ -54,23 +54,29 @@ class Chain:
         return max(self.start.position, self.signed.head.position if self.signed else 0)
 
 
-def verify(database: Database, keys: Mapping[str, PublicKey] | None) -> Mapping[str, Chain]:
+def verify(
+    database: Database, keys: Mapping[str, PublicKey] | None, earlier: Mapping[str, Head] | None = None
+) -> Mapping[str, Chain]:
     """Walk every chain. With `keys` each must also be signed by one of these authorities.
 
-    Raises VerificationFailed with the rule, writer and position; LedgerUnavailable.
+    `earlier` are ends of chains, by writer, that were kept elsewhere: the chains must still pass through
+    them, as far as they were not pruned. Raises VerificationFailed with the rule, writer and position;
+    LedgerUnavailable.
     """
     with database.snapshot() as connection:
         ends = {row[0]: Head(row[1], row[2]) for row in connection.execute(select(WRITERS))}
-        signed = _statements(connection, keys)
+        known = _Known(_statements(connection, keys), earlier or {})
         found: dict[str, Chain] = {}
         query = select(LEDGER).order_by(LEDGER.c.writer, LEDGER.c.position)
         with connection.execution_options(yield_per=_PAGE).execute(query) as rows:
             for writer, entries in groupby(rows, key=lambda row: row[0]):
-                found[writer] = _walked(writer, entries, signed)
-    for writer in sorted(ends.keys() | found.keys() | {writer for _, writer in signed}, key=str):
-        chain = found[writer] = found.get(writer) or _walked(writer, (), signed)
+                found[writer] = known.walked(writer, entries)
+    for writer in sorted(ends.keys() | found.keys() | known.writers, key=str):
+        chain = found[writer] = found.get(writer) or known.walked(writer, ())
         check_end(writer, ends.get(writer, START), chain.head)
-        _check_signed(chain, is_needed=keys is not None)
+        known.check_end(chain)
+        if keys is not None and chain.signed_to == 0:
+            raise never_signed(writer)
     return found
 
 
@@ -84,39 +90,50 @@ def _statements(
     return {(each.purpose, each.writer): each for each in statements}
 
 
-def _walked(writer: str, rows: Iterable[Any], signed: Mapping[tuple[Purpose, str], SignedHead]) -> Chain:
-    """Raises VerificationFailed at the first entry that is not as it was, or not as it was signed."""
-    statement, checkpoint = signed.get((Purpose.HEAD, writer)), signed.get((Purpose.CHECKPOINT, writer))
-    head = checkpoint.head if checkpoint else START
-    signed_to = max(each.head.position for each in (statement, checkpoint) if each) if statement or checkpoint else 0
-    unsigned_since = None
-    _check_place(statement, head)
-    for row in rows:
-        head = follow(row, head)
-        _check_place(statement, head)
-        if unsigned_since is None and head.position > signed_to:
-            unsigned_since = moment_of(row)
-    return Chain(writer, head, statement, checkpoint, unsigned_since)
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known of the chains besides their entries."""
+
+    signed: Mapping[tuple[Purpose, str], SignedHead]
+    earlier: Mapping[str, Head]
+
+    @property
+    def writers(self) -> frozenset[str]:
+        return frozenset({writer for _, writer in self.signed} | self.earlier.keys())
+
+    def walked(self, writer: str, rows: Iterable[Any]) -> Chain:
+        """Raises VerificationFailed at the first entry that is not as it was, or not as it was signed."""
+        statement, checkpoint = (self.signed.get((purpose, writer)) for purpose in Purpose)
+        places = [*([statement.head] if statement else ()), *self._earlier(writer)]
+        head = checkpoint.head if checkpoint else START
+        signed_to = max([each.head.position for each in (statement, checkpoint) if each], default=0)
+        unsigned_since = None
+        _check_places(writer, places, head)
+        for row in rows:
+            head = follow(row, head)
+            _check_places(writer, places, head)
+            if unsigned_since is None and head.position > signed_to:
+                unsigned_since = moment_of(row)
+        return Chain(writer, head, statement, checkpoint, unsigned_since)
+
+    def check_end(self, chain: Chain) -> None:
+        """Raises VerificationFailed where a chain ends before a place that it once had reached."""
+        reached = max([chain.signed_to, *(head.position for head in self._earlier(chain.writer))])
+        if reached > chain.position:
+            raise VerificationFailed(
+                f"the chain of writer {chain.writer!a} ends with entry {chain.position}, and had reached {reached}",
+                rule="ledger_end_missing",
+            )
+
+    def _earlier(self, writer: str) -> list[Head]:
+        head = self.earlier.get(writer)
+        return [head] if head else []
 
 
-def _check_place(signed: SignedHead | None, head: Head) -> None:
-    if signed is not None and signed.head.position == head.position and signed.head.hash != head.hash:
-        raise VerificationFailed(
-            f"entry {head.position} of writer {signed.writer!a} is not the one that was signed",
-            rule="ledger_head_differs",
-        )
-
-
-def _check_signed(chain: Chain, *, is_needed: bool) -> None:
-    if chain.signed_to > chain.head.position:
-        raise VerificationFailed(
-            f"the chain of writer {chain.writer!a} ends with entry {chain.position}, and entry {chain.signed_to} "
-            "was signed",
-            rule="ledger_end_missing",
-        )
-    if is_needed and chain.signed_to == 0:
-        raise VerificationFailed(
-            f"the chain of writer {chain.writer!a} was never signed, or its signed head was taken away",
-            rule="ledger_unsigned",
-            hint="if it was never signed: citadel-py ledger sign --adopt",
-        )
+def _check_places(writer: str, places: Iterable[Head], head: Head) -> None:
+    for place in places:
+        if place.position == head.position and place.hash != head.hash:
+            raise VerificationFailed(
+                f"entry {head.position} of writer {writer!a} is not the one that was signed or noted before",
+                rule="ledger_head_differs",
+            )

@@ -92,7 +92,14 @@ def make_private_dir(path: Path) -> None:
             return
     except OSError as error:
         raise not_written(path, error) from error
-    # In a sticky directory, such as /tmp, nobody may exchange the files of others.
+    check_writable_by_us_alone(path, state)
+
+
+def check_writable_by_us_alone(path: Path, state: os.stat_result) -> None:
+    """Raise InvalidConfiguration (`directory_writable_by_others`) where others could exchange files in a directory.
+
+    In a sticky directory, such as /tmp, nobody may exchange the files of others.
+    """
     if state.st_mode & _MAY_WRITE and not state.st_mode & stat.S_ISVTX:
         raise InvalidConfiguration(
             f"others may write in the directory {path}",

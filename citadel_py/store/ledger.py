@@ -16,7 +16,7 @@ from sqlalchemy import select
 
 from citadel_py.core.errors import InvalidConfiguration, VerificationFailed
 from citadel_py.core.keys import PublicKey
-from citadel_py.core.ledger import LedgerEntry
+from citadel_py.core.ledger import Head, LedgerEntry
 from citadel_py.core.ledger_heads import Seal, SignedHead
 from citadel_py.core.ports import JoinToken, Now
 from citadel_py.core.spiffe import SpiffeID
@@ -141,9 +141,11 @@ class SQLLedger:
         """As search.statements."""
         return search.statements(self._database)
 
-    def verify(self, keys: Mapping[str, PublicKey] | None = None) -> Mapping[str, Chain]:
+    def verify(
+        self, keys: Mapping[str, PublicKey] | None = None, earlier: Mapping[str, Head] | None = None
+    ) -> Mapping[str, Chain]:
         """As chains.verify: where each writer's chain ends. Without `keys` no signature is looked at."""
-        return chains.verify(self._database, keys)
+        return chains.verify(self._database, keys, earlier)
 
     def prunable(self, before: datetime) -> Mapping[str, int]:
         """As retention.prunable."""

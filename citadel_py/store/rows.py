@@ -135,6 +135,15 @@ def check_end(writer: str, written: Head, found: Head) -> None:
         )
 
 
+def never_signed(writer: str) -> VerificationFailed:
+    """The error about a chain that no statement vouches for."""
+    return VerificationFailed(
+        f"the chain of writer {writer!a} was never signed, or its signed head was taken away",
+        rule="ledger_unsigned",
+        hint="if you know that it is right: citadel-py ledger sign --adopt",
+    )
+
+
 def check_text(*texts: str) -> None:
     """Raise BadInput for text that not every database keeps as it is."""
     if "\0" in "".join(texts):

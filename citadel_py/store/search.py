@@ -45,8 +45,7 @@ class Search:
         if self.spiffe_id is not None:
             found.append(columns.spiffe_id == str(self.spiffe_id))
         if self.under is not None:  # '0' follows '/': a range that the index serves
-            found.append(columns.spiffe_id.between(f"{self.under}/", f"{self.under}0"))
-            found.append(columns.spiffe_id != f"{self.under}0")
+            found += [columns.spiffe_id >= f"{self.under}/", columns.spiffe_id < f"{self.under}0"]
         if self.serial is not None:
             found.append(columns.serial == self.serial.lower())
         if self.caller is not None:

@@ -6,8 +6,10 @@ from datetime import timedelta
 
 import grpc
 import pytest
+import trustme
 
-from citadel_py.agent.ca_call import Channels, Door, error_of
+from citadel_py._proto.istio.v1.auth import ca_pb2
+from citadel_py.agent.ca_call import Channels, Door, create_certificate, error_of
 from citadel_py.core.errors import BadInput, CitadelError, PermissionDenied, Unauthenticated, Unavailable
 from citadel_py.obs.status import Refusal
 
@@ -86,3 +88,32 @@ async def test_channels_do_not_pile_up() -> None:
     assert states[-1] is not grpc.ChannelConnectivity.SHUTDOWN
     await channels.close()
     assert {channel.get_state() for channel in opened} == {grpc.ChannelConnectivity.SHUTDOWN}
+
+
+@pytest.mark.parametrize(
+    ("name", "trusted", "hint"),
+    [("localhost", False, "is ca_bundle the bundle"), ("elsewhere.test", True, "names other")],
+)
+async def test_a_handshake_that_fails_says_which_setting_to_look_at(name: str, hint: str, *, trusted: bool) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert(name)
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    pair = (certificate.private_key_pem.bytes(), certificate.cert_chain_pems[0].bytes())
+    port = server.add_secure_port("localhost:0", grpc.ssl_server_credentials([pair]))
+    await server.start()
+    roots = (authority if trusted else trustme.CA()).cert_pem.bytes()
+    channels = Channels()
+    channel = await channels.to(Door(f"localhost:{port}", roots))
+    try:
+        with pytest.raises(Unavailable) as caught:
+            await create_certificate(
+                channel,
+                ca_pb2.IstioCertificateRequest(),
+                token=None,
+                deadline=timedelta(seconds=10),
+                learn_port=lambda _: None,
+            )
+    finally:
+        await channels.close()
+        await server.stop(None)
+    assert hint in caught.value.hints[0]

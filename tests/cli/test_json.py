@@ -28,7 +28,12 @@ def answers(ca: Path, web: Path, csr: Path, tmp_path: Path) -> Mapping[str, Call
         "verify": lambda: cli("verify", web / "tls.crt", "--bundle", web / "ca.crt", "--json"),
         "needs-renewal": lambda: cli("needs-renewal", web / "tls.crt", "--json"),
         "bundle show": lambda: cli("bundle", "show", "--dir", ca, "--json"),
+        "ledger verify": lambda: cli("ledger", "verify", "--dir", ca, "--json"),
+        "ledger search": lambda: cli("ledger", "search", "--dir", ca, "--json"),
+        "ledger prune": lambda: cli("ledger", "prune", "--dir", ca, "--keep", "1d", "--dry-run", "--json"),
         "token create": lambda: cli("token", "create", WEB, "--dir", ca, "--json"),
+        "policy check": lambda: cli("policy", "check", "-", "--json", stdin=b'trust_domain = "example.org"'),
+        "policy explain": lambda: cli("policy", "explain", WEB, WEB, "--json"),
     }
 
 

@@ -23,6 +23,7 @@ MODULES = (
     "envoy.extensions.transport_sockets.tls.v3.common_pb2",
     "envoy.extensions.transport_sockets.tls.v3.secret_pb2",
     "envoy.extensions.transport_sockets.tls.v3.tls_spiffe_validator_config_pb2",
+    "envoy.service.discovery.v3.ads_pb2",
     "envoy.service.discovery.v3.discovery_pb2",
     "envoy.service.secret.v3.sds_pb2",
     "envoy.type.matcher.v3.string_pb2",
