@@ -20,11 +20,13 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from citadel_py.core.admission import IDENTITY, OVERALL, AdmissionLimits
 from citadel_py.core.duration import parse_duration
 from citadel_py.core.errors import BadInput, InvalidConfiguration
 from citadel_py.core.policy import TTLLimits
+from citadel_py.core.rates import Rate
 from citadel_py.core.renewal import RenewalPolicy
-from citadel_py.core.spiffe import SpiffeID
+from citadel_py.core.spiffe import SpiffeID, TrustDomain
 
 MAX_FILE_BYTES = 1 << 20
 FILE_VARIABLE = "CITADEL_CONFIG"
@@ -95,14 +97,44 @@ def _split_command(text: str) -> tuple[str, ...]:
 
 def _text_read_by(parse: Callable[[str], object]) -> BeforeValidator:
     """Text goes through our own parser; what else the type accepts, pydantic decides."""
+    return _read_by(lambda value: parse(value) if isinstance(value, str) else value)
 
+
+def _read_by(parse: Callable[[object], object]) -> BeforeValidator:
     def validate(value: object) -> object:
         try:
-            return parse(value) if isinstance(value, str) else value
+            return parse(value)
         except BadInput as error:
             raise ValueError(error.message) from error
 
     return BeforeValidator(validate)
+
+
+@dataclass(frozen=True, slots=True)
+class FederatedFile:
+    """A file with the bundle of another trust domain: PEM, or the SPIFFE format."""
+
+    trust_domain: TrustDomain
+    path: Path
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """`other.test=FILE`."""
+        name, equals, path = text.partition("=")
+        if not equals or not path:
+            raise InvalidConfiguration(
+                f"{text[:100]!a} is not TRUST_DOMAIN=FILE",
+                rule="federated_file",
+                hint="--federated other.example=/etc/citadel-py/other.example.pem",
+            )
+        return cls(TrustDomain.parse(name), Path(path))
+
+
+def _parse_federated(value: object) -> object:
+    texts = _split_names(value) if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple):
+        return value
+    return tuple(FederatedFile.parse(each) if isinstance(each, str) else each for each in texts)
 
 
 def _only_text(value: object) -> object:
@@ -118,6 +150,7 @@ DurationSetting = Annotated[timedelta, _text_read_by(parse_duration), _ONLY_TEXT
 IdSetting = Annotated[SpiffeID, _text_read_by(SpiffeID.parse)]
 CommandSetting = Annotated[tuple[str, ...], _text_read_by(_split_command)]
 ModeSetting = Annotated[int, _text_read_by(_parse_mode), _ONLY_TEXT]
+FederatedSetting = Annotated[tuple[FederatedFile, ...], _read_by(_parse_federated)]
 NamesSetting = Annotated[tuple[str, ...], _text_read_by(_split_names)]
 
 
@@ -151,6 +184,12 @@ class ServeSettings(Settings):
     default_ttl: DurationSetting = timedelta(hours=24)
     min_ttl: DurationSetting = timedelta(minutes=1)
     max_ttl: DurationSetting = timedelta(days=90)
+    renew_earliest: float = 0.5
+    renew_latest: float = 0.66
+    issue_rate: int = OVERALL.count
+    caller_rate: int = 50
+    identity_limit: int = IDENTITY.count
+    identity_window: DurationSetting = IDENTITY.window
     policy: Path | None = None
     relax_names: bool = False
     allow_ed25519: bool = False
@@ -159,9 +198,23 @@ class ServeSettings(Settings):
     def ttl_limits(self) -> TTLLimits:
         return TTLLimits(self.default_ttl, self.min_ttl, self.max_ttl)
 
+    @property
+    def renewal(self) -> RenewalPolicy:
+        """The window in which clients are asked to renew."""
+        return RenewalPolicy(self.renew_earliest, self.renew_latest)
+
+    @property
+    def admission(self) -> AdmissionLimits:
+        """What one caller may ask for at once is what it may have in twenty seconds."""
+        return AdmissionLimits(
+            overall=Rate(self.issue_rate, timedelta(seconds=1)),
+            caller=Rate(self.caller_rate * 20, timedelta(seconds=20)),
+            identity=Rate(self.identity_limit, self.identity_window),
+        )
+
     @model_validator(mode="after")
     def _check_together(self) -> Self:
-        _ = self.ttl_limits
+        _ = self.ttl_limits, self.renewal, self.admission
         if (self.jwt_issuer is None) != (self.jwt_jwks is None):
             raise _conflict("jwt_issuer and jwt_jwks belong together: whose tokens, and the keys that verify them")
         return self
@@ -182,6 +235,8 @@ class AgentSettings(Settings):
     state: Path
     sds: str
     sds_mode: ModeSetting = 0o660
+    federated: FederatedSetting = ()
+    root_validator: Literal["plain", "spiffe"] = "plain"
     out: Path | None = None
     exec: CommandSetting | None = None
     signal_pid_file: Path | None = None
@@ -206,10 +261,18 @@ class AgentSettings(Settings):
             raise _conflict(f"ca needs a host and a port to call, not {str(self.ca)!r}")
         if self.out is not None and self.out.absolute() == self.state.absolute():
             raise _conflict("out and state are one directory: what is in state belongs to the agent alone")
+        self._check_federated()
         for name, other in _EXCLUSIVE.items():
             if getattr(self, name) is not None and getattr(self, other) is None:
                 raise _conflict(f"{name} has no meaning without {other}")
         return self
+
+    def _check_federated(self) -> None:
+        names = [each.trust_domain for each in self.federated]
+        if self.id.trust_domain in names:
+            raise _conflict(f"federated names {self.id.trust_domain}, whose bundle comes from the authority itself")
+        if len(set(names)) < len(names):
+            raise _conflict("federated names a trust domain twice")
 
 
 # The first means something only beside the second.

@@ -4,6 +4,7 @@
     .cache/envoy-VERSION    one real Envoy each
     .cache/verifiers        linters of certificates, which want dependencies of their own
     .cache/xds-protos       the official Envoy API, which overwrites files of other packages
+    .cache/spiffe           a client of the SPIFFE Workload API, whose messages have the names of ours
 
 Each is complete or made again: a stamp that says what it was made from is written last. Runs side by side wait for
 each other. Only the standard library may be imported here, and nothing outside the clone is written.
@@ -106,6 +107,7 @@ RUN = Environment("environment", ROOT / ".venv", ("run.txt",), project=True)
 TEST = Environment("environment", ROOT / ".venv", ("run.txt", "test.txt"), project=True)
 VERIFIERS = Environment("verifiers", CACHE / "verifiers", ("verifiers.txt",))
 XDS_PROTOS = Environment("xds-protos", CACHE / "xds-protos", ("xds-protos.txt",))
+SPIFFE = Environment("py-spiffe", CACHE / "spiffe", ("spiffe.txt",))
 PIN = Environment("uv", CACHE / "pin", ("pin.txt",))
 PYTHON = RUN.python
 

@@ -29,9 +29,16 @@ COMPILE = (
 # What each file is made from. test.txt holds all of run.txt, with the same versions.
 SOURCES = {
     "run.txt": ("pyproject.toml", "requirements/build.in"),
-    "test.txt": ("pyproject.toml", "requirements/build.in", "--extra=test", "--constraint=requirements/run.txt"),
+    "test.txt": (
+        "pyproject.toml",
+        "requirements/build.in",
+        "--extra=test",
+        "--extra=postgres",
+        "--constraint=requirements/run.txt",
+    ),
     "verifiers.txt": ("requirements/verifiers.in",),
     "xds-protos.txt": ("requirements/xds-protos.in",),
+    "spiffe.txt": ("requirements/spiffe.in",),
     "go.txt": ("requirements/go.in",),
     "pin.txt": ("requirements/pin.in",),
 }

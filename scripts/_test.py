@@ -14,6 +14,7 @@ from pathlib import Path
 from _environment import (
     PYTHON,
     ROOT,
+    SPIFFE,
     TEST,
     VERIFIERS,
     XDS_PROTOS,
@@ -31,11 +32,12 @@ from _go import ensure_go_programs
 
 def main(arguments: list[str]) -> int:
     versions = () if os.environ.get("ENVOY_BIN") else chosen_envoys()
-    progress = Progress(total=len(versions) + (5 if arguments else 6))
+    progress = Progress(total=len(versions) + (6 if arguments else 7))
     ensure(TEST, progress)
     ensure_envoys(versions, progress)
     ensure_optional(VERIFIERS, progress)
     ensure_optional(XDS_PROTOS, progress)
+    ensure_optional(SPIFFE, progress)
     ensure_go_programs(progress)
     if not arguments:
         progress.step()

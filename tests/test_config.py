@@ -316,6 +316,42 @@ def test_a_renewal_window_beyond_the_lifetime_is_refused() -> None:
     assert refused("agent", {**AGENT, "renew_latest": 1.0}).rule == "renewal_window"
 
 
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ("nginx -s reload", ("nginx", "-s", "reload")),
+        ("sh -c 'kill -HUP $(cat a.pid)'", ("sh", "-c", "kill -HUP $(cat a.pid)")),
+        (["one word", "$HOME"], ("one word", "$HOME")),
+    ],
+)
+def test_a_command_is_split_into_words_and_nothing_else_of_a_shell_is_done(
+    written: object, words: tuple[str, ...]
+) -> None:
+    assert load_agent({**AGENT, "out": "tls", "exec": written}).exec == words
+
+
+@pytest.mark.parametrize("written", ["", "  ", "nginx 'reload"])
+def test_a_command_without_words_or_with_an_open_quote_is_refused(written: str) -> None:
+    assert refused("agent", {**AGENT, "out": "tls", "exec": written}).rule == "invalid_setting"
+
+
+@pytest.mark.parametrize("name", ["exec", "signal_pid_file"])
+def test_nobody_is_told_of_files_that_are_not_written(name: str) -> None:
+    assert refused("agent", {**AGENT, name: "web"}).rule == "settings_conflict"
+
+
+@pytest.mark.parametrize("name", ["KILL", "hup", "SIGHUP", "STOP"])
+def test_signals_that_no_program_takes_for_reload_are_refused(name: str) -> None:
+    assert (
+        refused("agent", {**AGENT, "out": "tls", "signal_pid_file": "web.pid", "signal": name}).rule
+        == "invalid_setting"
+    )
+
+
+def test_files_for_others_are_kept_out_of_the_agents_own_state() -> None:
+    assert refused("agent", {**AGENT, "out": AGENT["state"]}).rule == "settings_conflict"
+
+
 # --- files that cannot be
 
 

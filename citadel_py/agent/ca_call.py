@@ -6,7 +6,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 import grpc
@@ -17,6 +17,7 @@ from citadel_py.obs.redaction import redact_text
 from citadel_py.obs.status import Refusal, read_refusal
 
 MTLS_PORT_KEY: Final = "citadel-mtls-port"  # in the trailing metadata of every answer of the listener for tokens
+RENEW_AT_KEY: Final = "citadel-renew-at"  # in the trailing metadata of every certificate
 MAX_REPLY_BYTES: Final = 4 << 20  # the bundle is the operator's
 _MAX_CHANNELS: Final = 16
 _MAX_REMOTE_TEXT: Final = 300
@@ -26,6 +27,7 @@ _TLS_HINTS = {
     "CERTIFICATE_VERIFY_FAILED": "the CA's certificate does not verify: is ca_bundle the bundle of that CA?",
     "Hostname Verification Check failed": "the CA's certificate names other hosts: start it with --server-name",
 }
+_MOMENT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 
 _OPTIONS: Final = (
@@ -53,6 +55,14 @@ class Door:
     roots: bytes
     chain: bytes | None = None
     key: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The elements of the certificate, and when the CA would like it to be renewed; nothing of it is checked yet."""
+
+    elements: tuple[str, ...]
+    renew_at: datetime | None = None
 
 
 class Channels:
@@ -84,8 +94,8 @@ async def create_certificate(
     token: str | None,
     deadline: timedelta,
     learn_port: Callable[[int], None],
-) -> list[str]:
-    """The elements of the CA's answer. `learn_port` is told where it takes certificates, if the answer says so.
+) -> Answer:
+    """The CA's answer. `learn_port` is told where it takes certificates, if the answer says so.
 
     Raises Unauthenticated, PermissionDenied, BadInput, or Unavailable for all that may pass.
     """
@@ -94,11 +104,12 @@ async def create_certificate(
     call = stub.CreateCertificate(request, timeout=deadline.total_seconds(), metadata=grpc.aio.Metadata(*headers))
     try:
         response = await call
-        _learn(await call.trailing_metadata(), learn_port)
+        trailing = await call.trailing_metadata()
+        _learn(trailing, learn_port)
     except grpc.aio.AioRpcError as error:
         _learn(error.trailing_metadata(), learn_port)
         raise error_of(read_refusal(error)) from error
-    return list(response.cert_chain)
+    return Answer(tuple(response.cert_chain), _renew_at(trailing))
 
 
 def error_of(refusal: Refusal) -> CitadelError:
@@ -124,6 +135,17 @@ def _learn(metadata: grpc.aio.Metadata | None, learn_port: Callable[[int], None]
     told = metadata.get(MTLS_PORT_KEY) if metadata else None
     if isinstance(told, str) and _PORT.fullmatch(told) and int(told) <= 65535:
         learn_port(int(told))
+
+
+def _renew_at(metadata: grpc.aio.Metadata | None) -> datetime | None:
+    """The moment in RFC 3339 form; None where there is none that can be read. It is advice, and not worth an error."""
+    told = metadata.get(RENEW_AT_KEY) if metadata else None
+    if not isinstance(told, str) or not _MOMENT.fullmatch(told):
+        return None
+    try:
+        return datetime.fromisoformat(told)
+    except ValueError:  # a day that no month has
+        return None
 
 
 def _harmless(text: str) -> str:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
 
 from citadel_py._proto.istio.v1.auth import ca_pb2
-from citadel_py.agent.ca_call import Channels, Door, create_certificate
+from citadel_py.agent.ca_call import Answer, Channels, Door, create_certificate
 from citadel_py.agent.ca_reply import read_reply
 from citadel_py.core.csr import parse_csr_pem
 from citadel_py.core.errors import CitadelError, InvalidConfiguration, Unauthenticated, Unavailable
@@ -92,10 +92,11 @@ class CAClient:
         seconds = int(ttl.total_seconds()) if ttl else 0
         request = ca_pb2.IstioCertificateRequest(csr=csr_pem.decode(), validity_duration=seconds)
         attempt = _Attempt(self, request, held, await self._roots(held))
-        elements = await attempt.run()
-        return read_reply(elements, public_key=parse_csr_pem(csr_pem).public_key, id=id, now=self._now())
+        answer = await attempt.run()
+        reply = read_reply(answer.elements, public_key=parse_csr_pem(csr_pem).public_key, id=id, now=self._now())
+        return replace(reply, renew_at=answer.renew_at)
 
-    async def call(self, door: Door, request: ca_pb2.IstioCertificateRequest, token: str | None) -> list[str]:
+    async def call(self, door: Door, request: ca_pb2.IstioCertificateRequest, token: str | None) -> Answer:
         """One call. Raises CitadelError."""
         channel = await self._channels.to(door)
         return await create_certificate(
@@ -158,15 +159,15 @@ class _Attempt:
         self._tried: set[str] = set()  # addresses to which the certificate was shown
         self._errors: list[tuple[str, CitadelError]] = []
 
-    async def run(self) -> list[str]:
-        """The elements of the answer. Raises CitadelError."""
+    async def run(self) -> Answer:
+        """The answer. Raises CitadelError."""
         for way in (self._by_certificate, self._by_token, self._by_certificate):
-            elements = await way()
-            if elements is not None:
-                return elements
+            answer = await way()
+            if answer is not None:
+                return answer
         raise _together(self._errors) if self._errors else no_credential()
 
-    async def _by_certificate(self) -> list[str] | None:
+    async def _by_certificate(self) -> Answer | None:
         """Also after the listener for tokens has told where the other one is (now)."""
         held, address = self._held, self._client.for_certificates
         if held is None or address is None or address in self._tried:
@@ -175,7 +176,7 @@ class _Attempt:
         door = Door(address, self._roots, held.svid.chain_pem(), private_key_pem(held.key))
         return await self._try("by certificate", door, None)
 
-    async def _by_token(self) -> list[str] | None:
+    async def _by_token(self) -> Answer | None:
         try:
             token = await self._client.token()
         except CitadelError as error:
@@ -198,7 +199,7 @@ class _Attempt:
         except CitadelError as error:
             self._errors.append(("asking where certificates are taken", error))
 
-    async def _try(self, way: str, door: Door, token: str | None) -> list[str] | None:
+    async def _try(self, way: str, door: Door, token: str | None) -> Answer | None:
         try:
             return await self._client.call(door, self._request, token)
         except CitadelError as error:

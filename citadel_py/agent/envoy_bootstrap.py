@@ -47,6 +47,7 @@ class Proxy:
     `node` names the proxy in logs and grants nothing. `sds_socket` is the agent's socket, absolute or
     relative to where Envoy starts. A port of 0 means a free one. `response_headers` are added to every
     response; their values may hold Envoy's `%COMMANDS%`. `certificate` and `bundle` are resource names.
+    `is_delta` takes them by the incremental protocol.
 
     Raises InvalidConfiguration for a socket path or an address that Envoy cannot use.
     """
@@ -58,6 +59,7 @@ class Proxy:
     cluster: str = "citadel-py"
     certificate: str = "default"
     bundle: str = "ROOTCA"
+    is_delta: bool = False
     max_connection_duration: timedelta = timedelta(minutes=10)
     response_headers: Mapping[str, str] = field(default_factory=dict)
 
@@ -237,10 +239,10 @@ def _tls_context(proxy: Proxy, guard: list[Json]) -> Json:
     return {
         # An Envoy client's own default ends at TLS 1.2.
         "tls_params": {"tls_minimum_protocol_version": "TLSv1_2", "tls_maximum_protocol_version": "TLSv1_3"},
-        "tls_certificate_sds_secret_configs": [_secret(proxy.certificate)],
+        "tls_certificate_sds_secret_configs": [_secret(proxy, proxy.certificate)],
         "combined_validation_context": {
             "default_validation_context": {"match_typed_subject_alt_names": guard},
-            "validation_context_sds_secret_config": _secret(proxy.bundle),
+            "validation_context_sds_secret_config": _secret(proxy, proxy.bundle),
         },
     }
 
@@ -256,11 +258,11 @@ def _uri(match: str, value: str) -> Json:
     return {"san_type": "URI", "matcher": {match: value}}
 
 
-def _secret(name: str) -> Json:
+def _secret(proxy: Proxy, name: str) -> Json:
     """Where to get a secret. Equal for all of them: Envoy opens one stream per name and differing source."""
     grpc = {"cluster_name": SDS_CLUSTER, "retry_policy": {"retry_back_off": _RETRY}}
     source = {
-        "api_type": "GRPC",
+        "api_type": "DELTA_GRPC" if proxy.is_delta else "GRPC",
         "transport_api_version": "V3",
         "set_node_on_first_message_only": True,  # a node is 61 KB, and would come with every ACK
         "grpc_services": [{"envoy_grpc": grpc}],

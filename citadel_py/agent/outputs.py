@@ -89,6 +89,7 @@ class Outputs:
                 failures += 1
                 await self._pause(self._failed(held, error, failures))
             else:
+                is_other = is_other or failures > 0  # a failed try may have got as far as to change them
                 self._written(held, is_other=is_other)
                 return is_other
 

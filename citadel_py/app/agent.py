@@ -15,8 +15,10 @@ from citadel_py import __version__
 from citadel_py.admin.http import AdminServer
 from citadel_py.agent.ca_client import CAAddress, CAClient
 from citadel_py.app.authority import AuthorityFiles, read_passphrase
+from citadel_py.app.federation import Federation
 from citadel_py.app.learned_port import LearnedPort
 from citadel_py.app.local_source import LocalSource
+from citadel_py.app.outputs import new_outputs, open_files
 from citadel_py.app.runtime import Supervisor, uniform, utcnow
 from citadel_py.app.svid_reports import SVIDReports
 from citadel_py.config import Address, AgentSettings
@@ -35,6 +37,7 @@ from citadel_py.sds.names import secrets_of
 from citadel_py.sds.server import SecretServer
 from citadel_py.sds.socket import UnixAddress
 from citadel_py.sds.workload import Workload
+from citadel_py.store.file_set import FileSet
 from citadel_py.store.files import lock_file, make_private_dir, read_bounded
 from citadel_py.store.svids import SVIDFiles
 
@@ -74,22 +77,32 @@ async def agent(settings: AgentSettings) -> None:
     _log.info(events.PROCESS_STARTED, version=__version__)
     address = UnixAddress.parse(settings.sds)
     await asyncio.to_thread(make_private_dir, settings.state)
-    with lock_file(settings.state):
+    with lock_file(settings.state), open_files(settings) as files:
         async with aclosing(await _source(settings)) as source, Supervisor() as supervisor:
-            await _Agent(settings, source, address, supervisor).run()
+            await _Agent(settings, source, address, supervisor=supervisor, files=files).run()
     _log.info(events.PROCESS_STOPPED)
 
 
 class _Agent:
     """The parts, from the moment at which the state directory is ours."""
 
-    def __init__(self, settings: AgentSettings, source: Source, address: UnixAddress, supervisor: Supervisor) -> None:
+    def __init__(
+        self,
+        settings: AgentSettings,
+        source: Source,
+        address: UnixAddress,
+        *,
+        supervisor: Supervisor,
+        files: FileSet | None,
+    ) -> None:
         self._settings = settings
         self._source = source
         self._supervisor = supervisor
         self._metrics = AgentMetrics()
         self._hub = Hub()
         self._workload = Workload()
+        self._federation = Federation(settings.federated, self._publish_trust)
+        self._outputs = new_outputs(settings, files, self._metrics) if files else None
         interceptor = RpcInterceptor(self._metrics, uniform=uniform)
         self._server = SecretServer(
             address,
@@ -130,11 +143,14 @@ class _Agent:
             **self._supervisor.problems(),
             "sds": None if self._server.is_listening else "not listening yet",
             "svid": _problem_of(self._renewer.held(self._settings.id), utcnow()),
+            **self._federation.checks(),
+            **({"out": self._outputs.problem} if self._outputs else {}),
         }
 
     async def _start(self) -> None:
         """What was saved is served first; then the source is asked, if only to replace it later."""
         settings = self._settings
+        await self._federation.load()
         await self._renewer.add(Identity(settings.id, settings.ttl))
         held = self._renewer.held(settings.id)
         if held is None or not is_valid(held, utcnow()):
@@ -143,12 +159,28 @@ class _Agent:
             self._renewer.hurry(settings.id)
         await self._server.start()
         self._supervisor.start("renewer", self._renewer.run())
+        if settings.federated:
+            self._supervisor.start("federation", self._federation.run())
+        if self._outputs:
+            self._supervisor.start("outputs", self._outputs.run())
         admin = str(Address(settings.admin.host, self._admin.port)) if settings.admin and self._admin else None
         _log.info(events.SERVER_STARTED, spiffe_id=str(settings.id), sds=settings.sds, admin=admin)
 
     def _publish(self, held: HeldSVID) -> None:
-        self._hub.replace(secrets_of(held))
-        self._workload.replace([held])
+        self._serve(held)
+        if self._outputs:
+            self._outputs.replace(held)
+
+    def _publish_trust(self) -> None:
+        """Bundles of other trust domains have changed."""
+        held = self._renewer.held(self._settings.id)
+        if held:
+            self._serve(held)
+
+    def _serve(self, held: HeldSVID) -> None:
+        has_validator = self._settings.root_validator == "spiffe"
+        self._hub.replace(secrets_of(held, self._federation.bundles, has_validator=has_validator))
+        self._workload.replace([held], self._federation.bundles)
 
     def _new_admin(self, address: Address) -> AdminServer:
         return AdminServer(address.bind_host, address.port, checks=self.checks, metrics=self._metrics)

@@ -17,8 +17,11 @@ from citadel_py.app.policy import LivePolicy
 from citadel_py.app.runtime import Supervisor, uniform, utcnow
 from citadel_py.ca.authn import Authentication, Authenticator
 from citadel_py.ca.certificate_authn import CertificateAuthenticator
+from citadel_py.ca.gate import Gate
 from citadel_py.ca.group_commit import GroupCommit
 from citadel_py.ca.in_flight import InFlight
+from citadel_py.ca.issuance import IssuanceService
+from citadel_py.ca.issuing import Issuing
 from citadel_py.ca.join_authn import JoinTokenAuthenticator
 from citadel_py.ca.jwks import JwksSource, jwks_source
 from citadel_py.ca.jwt_authn import JWTAuthenticator, JWTRules
@@ -108,15 +111,19 @@ class _Service:
             uniform=uniform,
         )
         in_flight = InFlight(IN_FLIGHT)
-        service = CertificateService(
+        issuing = Issuing(
             self._engine,
             Authentication(self._authenticators(ledger)),
             self._commits,
-            in_flight=in_flight,
+            Gate(settings.admission, now=utcnow, metrics=self._metrics),
             now=utcnow,
+            uniform=uniform,
             metrics=self._metrics,
+            renewal=settings.renewal,
         )
-        self._server = CAServer(service, self._serving, in_flight, metrics=self._metrics, uniform=uniform)
+        service = CertificateService(issuing, in_flight)
+        issuance = IssuanceService(issuing, in_flight, uniform=uniform)
+        self._server = CAServer(service, issuance, self._serving, in_flight, metrics=self._metrics, uniform=uniform)
         admin = settings.admin
         self._admin = AdminServer(
             admin.bind_host, admin.port, checks=self.checks, metrics=self._metrics, degraded=self.degraded

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from citadel_py.core.errors import Unauthenticated, Unavailable
 from citadel_py.core.policy import Caller
+from citadel_py.core.profile import Validity
 
 MAX_BEARER_BYTES = 16 * 1024
 _SCHEME = "bearer "  # RFC 6750 2.1; the name of a scheme has no case (RFC 9110 11.1)
@@ -56,12 +57,14 @@ def _bounded(token: str) -> str:
 class Attested:
     """A caller that was authenticated.
 
+    `held` is the validity of the certificate that it shows, if that is how it was attested.
     `use_up(now)` takes a one-time credential out of use; it is called once everything else about
     the request is settled, and raises Unauthenticated when somebody else was faster.
     """
 
     caller: Caller
     use_up: Callable[[datetime], None] = field(default=lambda _now: None, repr=False)
+    held: Validity | None = None
 
 
 class Authenticator(Protocol):

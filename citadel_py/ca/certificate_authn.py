@@ -16,6 +16,7 @@ from citadel_py.core.bundle import Bundle
 from citadel_py.core.errors import CitadelError, Unauthenticated
 from citadel_py.core.pem import load_certificates
 from citadel_py.core.policy import Caller, Method
+from citadel_py.core.profile import Validity
 from citadel_py.core.verify import verify_svid
 from citadel_py.core.x509svid import X509SVID
 
@@ -28,7 +29,7 @@ class CertificateAuthenticator:
 
     def __init__(self, bundle: Callable[[], Bundle]) -> None:
         self._bundle = bundle
-        self._verified: BoundedCache[tuple[bytes, str], Caller] = BoundedCache(CACHE_SIZE)
+        self._verified: BoundedCache[tuple[bytes, str], Attested] = BoundedCache(CACHE_SIZE)
 
     async def attest(self, credentials: CallCredentials, *, now: datetime) -> Attested | None:
         """See Authenticator."""
@@ -36,12 +37,13 @@ class CertificateAuthenticator:
             return None
         bundle = self._bundle()
         key = (hashlib.sha256(credentials.peer_chain).digest(), bundle.content_hash)
-        caller = self._verified.get(key, now=now)
-        if caller is None:
+        attested = self._verified.get(key, now=now)
+        if attested is None:
             svid = _verify(credentials.peer_chain, bundle, now)
-            caller = Caller(Method.MTLS, str(svid.id), svid.id)
-            self._verified.put(key, caller, ends_at=min(_ends_at(svid), now + RECHECK_AFTER))
-        return Attested(caller)
+            held = Validity(svid.not_before, svid.not_after)
+            attested = Attested(Caller(Method.MTLS, str(svid.id), svid.id), held=held)
+            self._verified.put(key, attested, ends_at=min(_ends_at(svid), now + RECHECK_AFTER))
+        return attested
 
 
 def _verify(chain_pem: bytes, bundle: Bundle, now: datetime) -> X509SVID:

@@ -15,10 +15,13 @@ import grpc
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from citadel_py._proto.citadel.v1 import issuance_pb2_grpc
 from citadel_py._proto.istio.v1.auth import ca_pb2_grpc
 from citadel_py.ca.health import SERVICE_NAME as HEALTH_NAME
 from citadel_py.ca.health import Health
 from citadel_py.ca.in_flight import InFlight
+from citadel_py.ca.issuance import SERVICE_NAME as ISSUANCE_NAME
+from citadel_py.ca.issuance import IssuanceService
 from citadel_py.ca.service import SERVICE_NAME, CertificateService
 from citadel_py.ca.serving import ServingCertificate
 from citadel_py.core.errors import Unavailable
@@ -79,11 +82,12 @@ class Limits:
 
 
 class CAServer:
-    """Both listeners with the certificate API, standard health and reflection."""
+    """Both listeners with the certificate APIs, standard health and reflection."""
 
     def __init__(
         self,
         service: CertificateService,
+        issuance: IssuanceService,
         serving: ServingCertificate,
         in_flight: InFlight,
         *,
@@ -93,7 +97,8 @@ class CAServer:
     ) -> None:
         self._serving = serving
         self._in_flight = in_flight
-        self._health = Health(SERVICE_NAME)
+        self._issuance = issuance
+        self._health = Health(SERVICE_NAME, ISSUANCE_NAME)
         self.address = ""
         self.mtls_address = ""
 
@@ -105,7 +110,8 @@ class CAServer:
             )
             ca_pb2_grpc.add_IstioCertificateServiceServicer_to_server(service, server)
             health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-            names = (SERVICE_NAME, HEALTH_NAME, reflection.SERVICE_NAME)
+            issuance_pb2_grpc.add_IssuanceServiceServicer_to_server(issuance, server)
+            names = (SERVICE_NAME, ISSUANCE_NAME, HEALTH_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, server)
             return server
 
@@ -133,6 +139,7 @@ class CAServer:
     async def stop(self, grace: timedelta) -> None:
         """Take no new requests, finish those that are in the works, at most for `grace`. To be called once."""
         await self._health.end()
+        self._issuance.end()
         self._in_flight.hold()
         await self._in_flight.quiet(patience=min(grace, PATIENCE))
         both = (self._for_tokens, self._for_certificates)

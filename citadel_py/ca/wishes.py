@@ -1,15 +1,21 @@
-"""What a CreateCertificate request asks for beside its CSR, read strictly. Nothing is granted here."""
+"""What a request asks for beside its CSR, read strictly. Nothing is granted here."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import Struct
 
+from citadel_py._proto.citadel.v1.issuance_pb2 import IssueRequest
 from citadel_py._proto.istio.v1.auth.ca_pb2 import IstioCertificateRequest
 from citadel_py.core.errors import BadInput, LifetimeRefused
 from citadel_py.core.policy import TTLLimits, Wanted
 from citadel_py.core.spiffe import SpiffeID
+
+MAX_DNS_NAMES = 64
+_LONGEST_WAIT = timedelta(hours=1)
+_MANY_SECONDS = 10**9
 
 
 def read_wishes(request: IstioCertificateRequest, limits: TTLLimits) -> Wanted:
@@ -31,6 +37,35 @@ def read_wishes(request: IstioCertificateRequest, limits: TTLLimits) -> Wanted:
     )
 
 
+def read_stream_wishes(request: IssueRequest, limits: TTLLimits) -> Wanted:
+    """The wishes of a request on a stream. Raises BadInput, InvalidSpiffeID or LifetimeRefused."""
+    if len(request.dns_names) > MAX_DNS_NAMES:
+        raise BadInput(f"more than {MAX_DNS_NAMES} DNS names", rule="too_many_dns_names")
+    return Wanted(
+        id=SpiffeID.parse(request.spiffe_id) if request.spiffe_id else None,
+        dns=tuple(dict.fromkeys(request.dns_names)),
+        ttl=_asked_lifetime(request.lifetime, limits) if request.HasField("lifetime") else None,
+    )
+
+
+def read_timeout(request: IssueRequest) -> timedelta | None:
+    """How long the client of a request on a stream waits; None where it does not say. Never more than an hour."""
+    if not request.HasField("timeout"):
+        return None
+    return min(_duration(request.timeout), _LONGEST_WAIT)
+
+
+def _duration(value: Duration) -> timedelta:
+    if not -_MANY_SECONDS < value.seconds < _MANY_SECONDS:
+        return _LONGEST_WAIT if value.seconds > 0 else timedelta(0)
+    return timedelta(seconds=value.seconds, microseconds=value.nanos // 1000)
+
+
+def _asked_lifetime(lifetime: Duration, limits: TTLLimits) -> timedelta:
+    """Whole seconds. What is there is a wish, also where it can only be refused."""
+    return _lifetime(lifetime.seconds, limits) or timedelta(0)
+
+
 def _lifetime(seconds: int, limits: TTLLimits) -> timedelta | None:
     """Compared as numbers first: 64 bits of seconds are more than a timedelta holds."""
     if seconds <= 0:
@@ -38,7 +73,7 @@ def _lifetime(seconds: int, limits: TTLLimits) -> timedelta | None:
     maximum_s = int(limits.maximum.total_seconds())
     if seconds > maximum_s:
         raise LifetimeRefused(
-            f"validity_duration of {seconds} s is above the maximum of {maximum_s} s", rule="lifetime_above_maximum"
+            f"a lifetime of {seconds} s is above the maximum of {maximum_s} s", rule="lifetime_above_maximum"
         )
     return timedelta(seconds=seconds)
 

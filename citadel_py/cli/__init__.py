@@ -35,8 +35,11 @@ COMMANDS = {
     "needs-renewal": Entry(_CERTIFICATES, "0 yes, 1 no, for cron"),
     "serve": Entry(_SERVICES, "run the CA service"),
     "agent": Entry(_SERVICES, "keys, renewal, SDS for proxies"),
+    "envoy": Entry(_SERVICES, "a hardened Envoy configuration for an agent"),
+    "check": Entry(_SERVICES, "what an Envoy really presents, and what is wrong"),
     "token": Entry(_SERVICES, "one-time join tokens for agents"),
     "policy": Entry(_SERVICES, "check a policy file, explain a decision"),
+    "bench": Entry(_SERVICES, "certificates per second and CPU per certificate, on your machine"),
     "completion": Entry(_SHELL, "completion for bash, zsh and fish"),
 }
 

@@ -18,6 +18,10 @@ SERVER_STOPPED: Final = "server.stopped"
 # --- every RPC, once
 RPC_FINISHED: Final = "rpc.finished"
 
+# --- requests on a stream of the batch API
+ISSUANCE_ISSUED: Final = "issuance.issued"
+ISSUANCE_REFUSED: Final = "issuance.refused"
+
 # --- the authority
 AUTHORITY_ACTIVATED: Final = "authority.activated"
 AUTHORITY_REJECTED: Final = "authority.rejected"
@@ -40,6 +44,7 @@ SVID_RENEWAL_FAILED: Final = "svid.renewal_failed"
 SVID_EXPIRED: Final = "svid.expired"
 SVID_SET_ASIDE: Final = "svid.set_aside"
 BUNDLE_CHANGED: Final = "bundle.changed"
+FEDERATION_FAILED: Final = "federation.failed"
 
 # --- SDS
 SDS_STREAM_OPENED: Final = "sds.stream_opened"

@@ -79,6 +79,23 @@ class CAMetrics(Metrics):
             "citadel_certificates_issued_total", "Certificates handed out, by how the caller was attested.", ["method"],
             registry=self.registry,
         )  # fmt: skip
+        self.admission_waiting = Gauge(
+            "citadel_admission_waiting", "Requests that wait for their turn.", registry=self.registry
+        )
+        self.admission_in_works = Gauge(
+            "citadel_admission_in_works", "Requests that are being signed or recorded.", registry=self.registry
+        )
+        self.admission_wait = Histogram(
+            "citadel_admission_wait_seconds",
+            "How long requests waited for their turn.",
+            ["priority"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.admission_refusals = Counter(
+            "citadel_admission_refusals_total", "Requests that were told to come back later, by rule.", ["reason"],
+            registry=self.registry,
+        )  # fmt: skip
         self.policy_reloads = Counter(
             "citadel_policy_reloads_total", "Readings of a policy file that had changed, by result.", ["result"],
             registry=self.registry,

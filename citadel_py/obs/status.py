@@ -60,7 +60,12 @@ class Refusal:
     retry_after: timedelta | None = None
 
     def details(self) -> bytes:
-        """A serialized google.rpc.Status with ErrorInfo, RequestInfo and maybe RetryInfo."""
+        """A serialized google.rpc.Status, as trailing metadata carry it."""
+        serialized: bytes = self.status().SerializeToString()
+        return serialized
+
+    def status(self) -> status_pb2.Status:
+        """With ErrorInfo, RequestInfo and maybe RetryInfo."""
         info = error_details_pb2.ErrorInfo(reason=self.reason, domain=DOMAIN)
         if self.hints:
             info.metadata["hint"] = "\n".join(self.hints)[:MAX_TEXT]
@@ -71,8 +76,7 @@ class Refusal:
             retry = error_details_pb2.RetryInfo()
             retry.retry_delay.FromTimedelta(self.retry_after)
             status.details.add().Pack(retry)
-        serialized: bytes = status.SerializeToString()
-        return serialized
+        return status
 
 
 def refusal_of(error: Exception, *, request_id: str, retry_after: timedelta) -> Refusal:
@@ -84,6 +88,12 @@ def refusal_of(error: Exception, *, request_id: str, retry_after: timedelta) -> 
         return Refusal(code, _OPAQUE[code], error.reason, request_id, retry_after=retry_after)
     later = retry_after if isinstance(error, Unavailable) else None
     return Refusal(code, error.message[:MAX_TEXT], error.reason, request_id, error.hints, later)
+
+
+def status_of(error: CitadelError, *, request_id: str, usual: timedelta, uniform: float) -> status_pb2.Status:
+    """One of our errors as an answer within a stream has it: what a call that ends in it would say."""
+    delay = retry_delay(error, usual=usual, uniform=uniform)
+    return refusal_of(error, request_id=request_id, retry_after=delay).status()
 
 
 def retry_delay(error: Exception, *, usual: timedelta, uniform: float) -> timedelta:

@@ -5,8 +5,10 @@ One socket serves one identity, so `default` is that identity's own certificate.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
+from citadel_py.core.bundle import Bundle
 from citadel_py.core.keys import private_key_pem
 from citadel_py.core.ports import HeldSVID
 from citadel_py.core.secrets import CertificateSecret, Secret, TrustSecret
@@ -16,14 +18,19 @@ OWN_BUNDLE: Final = "ROOTCA"
 ALL_BUNDLES: Final = "ALL"
 
 
-def secrets_of(held: HeldSVID) -> tuple[Secret, ...]:
-    """Bundles first: a peer's trust has to be there before what it shall trust."""
+def secrets_of(held: HeldSVID, federated: Iterable[Bundle] = (), *, has_validator: bool = False) -> tuple[Secret, ...]:
+    """Bundles first: a peer's trust has to be there before what it shall trust.
+
+    `has_validator` makes Envoy verify with its SPIFFE validator under the names of the own bundle too.
+    `ALL` and the names of `federated` bundles always do: another authority must not speak for our IDs.
+    """
     chain, key = held.svid.chain_pem(), private_key_pem(held.key)
-    bundles = (held.bundle,)
+    own, others = (held.bundle,), tuple(federated)
     return (
-        TrustSecret(OWN_BUNDLE, bundles),
-        TrustSecret(ALL_BUNDLES, bundles, use_spiffe_validator=True),
-        TrustSecret(str(held.bundle.trust_domain.id), bundles),
+        TrustSecret(OWN_BUNDLE, own, use_spiffe_validator=has_validator),
+        TrustSecret(ALL_BUNDLES, (*own, *others), use_spiffe_validator=True),
+        TrustSecret(str(held.bundle.trust_domain.id), own, use_spiffe_validator=has_validator),
+        *(TrustSecret(str(each.trust_domain.id), (each,), use_spiffe_validator=True) for each in others),
         CertificateSecret(OWN_CERTIFICATE, chain, key),
         CertificateSecret(str(held.svid.id), chain, key),
     )

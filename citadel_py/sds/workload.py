@@ -15,6 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from citadel_py._proto.spiffe.workload.workload_pb2 import X509SVID, X509BundlesResponse, X509SVIDResponse
+from citadel_py.core.bundle import Bundle
 from citadel_py.core.ports import HeldSVID
 from citadel_py.core.spiffe import SpiffeID
 
@@ -32,6 +33,7 @@ class Workload:
 
     def __init__(self) -> None:
         self._held: dict[SpiffeID, HeldSVID] = {}
+        self._federated: tuple[Bundle, ...] = ()
         self._answers: Answers | None = None
         self._listeners: set[asyncio.Event] = set()
         self._is_closed = False
@@ -40,7 +42,7 @@ class Workload:
     def answers(self) -> Answers | None:
         """None while there is no identity. The first one that came is the default (Workload API 5.3)."""
         if self._answers is None and self._held:
-            self._answers = encode(self._held.values())
+            self._answers = encode(self._held.values(), self._federated)
         return self._answers
 
     @property
@@ -48,9 +50,10 @@ class Workload:
         """True when streams should end."""
         return self._is_closed
 
-    def replace(self, held: Iterable[HeldSVID]) -> None:
-        """Make these the current ones of their identities; others stay."""
+    def replace(self, held: Iterable[HeldSVID], federated: Iterable[Bundle] = ()) -> None:
+        """Make these the current ones of their identities; others stay. `federated`: all bundles of other domains."""
         self._held |= {each.svid.id: each for each in held}
+        self._federated = tuple(federated)
         self._answers = None  # encoded when somebody asks: most agents have no callers here
         self._wake()
 
@@ -74,13 +77,12 @@ class Workload:
             event.set()
 
 
-def encode(held: Iterable[HeldSVID]) -> Answers:
+def encode(held: Iterable[HeldSVID], federated: Iterable[Bundle] = ()) -> Answers:
     """Equal content gives equal bytes, so that a stream sees what it has sent already."""
     all_held = tuple(held)
-    svids = X509SVIDResponse(svids=[_svid(each) for each in all_held])
-    bundles = X509BundlesResponse(
-        bundles={str(each.bundle.trust_domain.id): _der(each.bundle.authorities) for each in all_held}
-    )
+    own, others = _by_trust_domain(each.bundle for each in all_held), _by_trust_domain(federated)
+    svids = X509SVIDResponse(svids=[_svid(each) for each in all_held], federated_bundles=others)
+    bundles = X509BundlesResponse(bundles=others | own)
     return Answers(svids.SerializeToString(deterministic=True), bundles.SerializeToString(deterministic=True))
 
 
@@ -91,6 +93,10 @@ def _svid(held: HeldSVID) -> X509SVID:
         x509_svid_key=held.key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()),
         bundle=_der(held.bundle.authorities),
     )
+
+
+def _by_trust_domain(bundles: Iterable[Bundle]) -> dict[str, bytes]:
+    return {str(bundle.trust_domain.id): _der(bundle.authorities) for bundle in bundles}
 
 
 def _der(certificates: Iterable[x509.Certificate]) -> bytes:

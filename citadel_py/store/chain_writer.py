@@ -17,7 +17,17 @@ from citadel_py.core.ledger import START, Head, LedgerEntry, chain_hash
 from citadel_py.core.ledger_heads import Purpose, Seal, SignedHead
 from citadel_py.core.ports import Now
 from citadel_py.store.database import Database
-from citadel_py.store.rows import check_end, check_text, never_signed, to_head, to_row, to_signed, to_signed_row, walk
+from citadel_py.store.rows import (
+    check_end,
+    check_not_shorter,
+    check_text,
+    never_signed,
+    to_head,
+    to_row,
+    to_signed,
+    to_signed_row,
+    walk,
+)
 from citadel_py.store.schema import LEDGER, LEDGER_HEADS, WRITERS
 
 _PAGE = 500
@@ -59,24 +69,20 @@ class ChainWriter:
         self._now = now
         self._seal = seal
         self._sql = _Statements(database)
-        # The end of what this process knows to continue what is signed. Written under the database's lock.
-        self._trail: Head | None = None
+        # The last place of the chain that this process wrote or walked to, from what is signed. Where the chain
+        # ends there, nobody else has been at it.
+        self._known: Head | None = None
 
     def append(self, entries: Sequence[LedgerEntry]) -> None:
         """As core.ports.Ledger.append; BadInput (`ledger_text`) for text that cannot be kept."""
         if not entries:
             return
-        with self._database.writing() as cursor:
-            head = self._locked_head(cursor) or self._begin(cursor)
-            rows = self._chained(head, entries)
-            self._insert_rows(cursor, rows)
-            cursor.execute(self._sql.update_head, (rows[-1][1], rows[-1][-1], self._writer))
-            end = Head(rows[-1][1], rows[-1][-1])
-            if head == START and self._seal is not None:
-                self._store(cursor, self._seal().sign(Purpose.HEAD, self._writer, end, now=self._now()))
-                self._trail = end
-            else:
-                self._trail = end if head == self._trail else None
+        before = self._known
+        try:
+            self._known = self._commit(entries)
+        except BaseException:
+            self._known = before  # whether or not the commit was made: the chain leads through it
+            raise
 
     def sign(self, seal: Seal, *, adopt: bool = False) -> SignedHead | None:
         """Sign the end of the chain as it is now, durably; None where it has no entries.
@@ -86,32 +92,46 @@ class ChainWriter:
         where the chain does not continue what an authority of ours signed (`ledger_unsigned`,
         `ledger_authority_unknown`, `ledger_signature_invalid` and the rules of rows.walk).
         """
-        reached = self._walked(seal, adopt=adopt)
+        known = None if adopt else self._known
+        reached = self._walked(seal, known, adopt=adopt)
         with self._database.writing() as cursor:
             head = self._locked_head(cursor)
             if head is None:
                 return None
-            if head != self._trail or adopt:
+            if head != known:
                 cursor.execute(self._sql.select_after, (self._writer, reached.position))
-                check_end(self._writer, head, walk(cursor.fetchall(), reached))
+                check_end(self._writer, head, walk(cursor.fetchall(), reached, known))
+                check_not_shorter(self._writer, head, known)
             signed = self._signed(cursor, Purpose.HEAD)
             if signed is None or (signed.head, signed.authority_id) != (head, seal.authority.id) or adopt:
                 signed = seal.sign(Purpose.HEAD, self._writer, head, now=self._now())
                 self._store(cursor, signed)
             self._renew_checkpoint(cursor, seal, adopt=adopt)
-            self._trail = head
+            self._known = head
         return signed
 
-    def _walked(self, seal: Seal, *, adopt: bool) -> Head:
+    def _commit(self, entries: Sequence[LedgerEntry]) -> Head | None:
+        """Append; the last place of the chain that is known afterwards."""
+        with self._database.writing() as cursor:
+            head = self._locked_head(cursor) or self._begin(cursor)
+            rows = self._chained(head, entries)
+            self._insert_rows(cursor, rows)
+            end = Head(rows[-1][1], rows[-1][-1])
+            cursor.execute(self._sql.update_head, (end.position, end.hash, self._writer))
+            if head == START and self._seal is not None:
+                self._store(cursor, self._seal().sign(Purpose.HEAD, self._writer, end, now=self._now()))
+        return end if head in (START, self._known) else self._known
+
+    def _walked(self, seal: Seal, known: Head | None, *, adopt: bool) -> Head:
         """From what is signed to the end, while others may write: the long part of signing."""
         with self._database.snapshot() as connection:
             statements = [to_signed(row) for row in connection.execute(_statements_of(self._writer))]
             start = _trusted(statements, seal, adopt=adopt)
-            head = connection.execute(select(WRITERS).where(WRITERS.c.writer == self._writer)).first()
-            if start is None and head is not None:
+            if start is None:
+                if connection.execute(select(WRITERS).where(WRITERS.c.writer == self._writer)).first() is None:
+                    return START
                 raise never_signed(self._writer)
-            start = start or START
-            if self._trail is not None and not adopt:
+            if known is not None:  # most likely it still is the end
                 return start
             with connection.execution_options(yield_per=_PAGE).execute(_rows_after(self._writer, start)) as rows:
                 return walk(rows, start)

@@ -10,12 +10,11 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from citadel_py.core.errors import VerificationFailed
 from citadel_py.core.keys import PublicKey
 from citadel_py.core.ledger import START, Head
 from citadel_py.core.ledger_heads import Purpose, SignedHead
 from citadel_py.store.database import Database
-from citadel_py.store.rows import check_end, follow, moment_of, never_signed, to_signed
+from citadel_py.store.rows import check_end, check_not_shorter, check_places, follow, moment_of, never_signed, to_signed
 from citadel_py.store.schema import LEDGER, LEDGER_HEADS, WRITERS
 
 _PAGE = 500
@@ -108,32 +107,19 @@ class _Known:
         head = checkpoint.head if checkpoint else START
         signed_to = max([each.head.position for each in (statement, checkpoint) if each], default=0)
         unsigned_since = None
-        _check_places(writer, places, head)
+        check_places(writer, places, head)
         for row in rows:
             head = follow(row, head)
-            _check_places(writer, places, head)
+            check_places(writer, places, head)
             if unsigned_since is None and head.position > signed_to:
                 unsigned_since = moment_of(row)
         return Chain(writer, head, statement, checkpoint, unsigned_since)
 
     def check_end(self, chain: Chain) -> None:
         """Raises VerificationFailed where a chain ends before a place that it once had reached."""
-        reached = max([chain.signed_to, *(head.position for head in self._earlier(chain.writer))])
-        if reached > chain.position:
-            raise VerificationFailed(
-                f"the chain of writer {chain.writer!a} ends with entry {chain.position}, and had reached {reached}",
-                rule="ledger_end_missing",
-            )
+        for place in (chain.signed.head if chain.signed else None, *self._earlier(chain.writer)):
+            check_not_shorter(chain.writer, chain.head, place)
 
     def _earlier(self, writer: str) -> list[Head]:
         head = self.earlier.get(writer)
         return [head] if head else []
-
-
-def _check_places(writer: str, places: Iterable[Head], head: Head) -> None:
-    for place in places:
-        if place.position == head.position and place.hash != head.hash:
-            raise VerificationFailed(
-                f"entry {head.position} of writer {writer!a} is not the one that was signed or noted before",
-                rule="ledger_head_differs",
-            )

@@ -63,7 +63,7 @@ class FileSet:
     def replace(self, contents: Mapping[str, bytes]) -> bool:
         """Put these in the place of all files, durably; False where they are there already.
 
-        Raises Unavailable (`file_not_written`); what was there before is there then.
+        Raises Unavailable (`file_not_written`): the files are those from before, or already these, but not durable.
         """
         try:
             if self._holds(contents):
@@ -78,11 +78,8 @@ class FileSet:
         return True
 
     def tidy(self) -> None:
-        """Remove what a killed writer left, keys among it. Raises Unavailable (`file_not_written`)."""
-        try:
-            self._remove_all_but({self._current()})
-        except OSError as error:
-            raise not_written(self._directory, error) from error
+        """Remove what a killed writer left, keys among it, as far as that is possible."""
+        self._remove_all_but({self._current()})
 
     def _write(self, contents: Mapping[str, bytes]) -> Path:
         """A new set, durable, that nobody looks at yet."""
@@ -130,7 +127,7 @@ class FileSet:
     def _remove_all_but(self, kept: set[str]) -> None:
         for path in self._directory.glob(f"{_PREFIX}*"):
             if path.name not in kept:
-                shutil.rmtree(path)
+                shutil.rmtree(path, ignore_errors=True)  # what stays costs space, and the next change tries again
 
     def _check_is_ours(self, name: str) -> None:
         """Files that somebody else put there, such as a key, are never overwritten."""

@@ -26,7 +26,6 @@ _SCHEMA_LOCK = 0x6369_7461_6465_6C31  # any number that is ours: processes that 
 _UNREACHABLE = ("ledger_unreachable", "see that the server runs, and that its address and access rules are right")
 _READ_ONLY = ("ledger_read_only", "a standby, or a role without rights: connect to the primary as the tables' owner")
 _LOCKED = ("ledger_locked", "another session holds it: see pg_stat_activity")
-_CONFLICT = ("ledger_conflict", "trying again helps")
 _CORRUPT = ("ledger_corrupt", "restore it from a backup")
 
 # By SQLSTATE, or its class of two letters (PostgreSQL, appendix A): rule, hint.
@@ -39,7 +38,7 @@ _FAILURES = {
     "55P03": _LOCKED,  # lock_timeout
     "25006": _READ_ONLY,
     "42501": _READ_ONLY,
-    "40": _CONFLICT,
+    "40": ("ledger_conflict", "trying again helps"),
     "58": ("ledger_io_error", "see the server's log"),
     "XX": _CORRUPT,
     "42P01": ("ledger_missing", "restore it from a backup"),
@@ -53,7 +52,7 @@ class PostgresDatabase(Database):
     `busy_timeout` bounds the wait for a lock. Make one with `open`.
     """
 
-    begin_write = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+    begin_write = "BEGIN ISOLATION LEVEL READ COMMITTED"
     begin_read = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY"
     begin_snapshot = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
     begin_migration = (begin_write, f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})")

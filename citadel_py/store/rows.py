@@ -97,15 +97,28 @@ def to_signed(row: Sequence[Any]) -> SignedHead:
         ) from error
 
 
-def walk(rows: Iterable[Sequence[Any]], start: Head) -> Head:
+def walk(rows: Iterable[Sequence[Any]], start: Head, through: Head | None = None) -> Head:
     """The end of the chain that these rows of one writer continue, without a gap.
 
-    Raises VerificationFailed (`ledger_entry_missing`, `ledger_entry_changed`).
+    `through` is a place that the chain is known to have had. Raises VerificationFailed
+    (`ledger_entry_missing`, `ledger_entry_changed`, `ledger_head_differs`).
     """
     head = start
+    places = [through] if through else []
     for row in rows:
         head = follow(row, head)
+        check_places(row[0], places, head)
     return head
+
+
+def check_places(writer: str, places: Iterable[Head], head: Head) -> None:
+    """Raise VerificationFailed where the chain once was another at this position."""
+    for place in places:
+        if place.position == head.position and place.hash != head.hash:
+            raise VerificationFailed(
+                f"entry {head.position} of writer {writer!a} is not the one that was signed or noted before",
+                rule="ledger_head_differs",
+            )
 
 
 def follow(row: Sequence[Any], previous: Head) -> Head:
@@ -131,6 +144,15 @@ def check_end(writer: str, written: Head, found: Head) -> None:
     if found != written:
         raise VerificationFailed(
             f"the chain of writer {writer!a} ends with entry {found.position}, and {written.position!a} were written",
+            rule="ledger_end_missing",
+        )
+
+
+def check_not_shorter(writer: str, head: Head, reached: Head | None) -> None:
+    """Raise VerificationFailed where a chain ends before a place that it once had reached."""
+    if reached is not None and reached.position > head.position:
+        raise VerificationFailed(
+            f"the chain of writer {writer!a} ends with entry {head.position}, and had reached {reached.position}",
             rule="ledger_end_missing",
         )
 

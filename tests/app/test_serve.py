@@ -268,17 +268,18 @@ async def test_under_load_a_signal_loses_no_request(directory: Path, tmp_path: P
 
     async with serving(with_jwt(directory, str(tmp_path / "jwks.json"))) as service:
 
-        async def client(channel: grpc.aio.Channel) -> None:
+        async def client(channel: grpc.aio.Channel, number: int) -> None:
+            token = issuer.token(sub=f"system:serviceaccount:shop:cart-{number}")
             while not codes:
                 try:
-                    reply = await call(channel, token=issuer.token())
+                    reply = await call(channel, token=token)
                 except grpc.aio.AioRpcError as error:
                     codes.add(error.code().name)
                 else:
                     serials.append(service.verified(reply).serial)
 
         async with service.channel() as channel:
-            clients = asyncio.gather(*(client(channel) for _ in range(16)))
+            clients = asyncio.gather(*(client(channel, number) for number in range(16)))
             await until(lambda: len(serials) > 50)
             os.kill(os.getpid(), signal.SIGTERM)
             await clients

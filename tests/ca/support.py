@@ -20,9 +20,12 @@ from google.protobuf.json_format import ParseDict
 from citadel_py._proto.istio.v1.auth import ca_pb2, ca_pb2_grpc
 from citadel_py.ca.authn import Attested, Authentication, CallCredentials
 from citadel_py.ca.certificate_authn import CertificateAuthenticator
+from citadel_py.ca.gate import Gate
 from citadel_py.ca.group_commit import GroupCommit
 from citadel_py.ca.in_flight import InFlight
+from citadel_py.ca.issuance import IssuanceService
 from citadel_py.ca.issuer_keys import KeySet
+from citadel_py.ca.issuing import Issuing
 from citadel_py.ca.join_authn import JoinTokenAuthenticator
 from citadel_py.ca.jwks import JwksSource
 from citadel_py.ca.jwt_authn import JWTAuthenticator, JWTRules
@@ -30,6 +33,7 @@ from citadel_py.ca.server import IN_FLIGHT, CAServer, Limits
 from citadel_py.ca.service import CertificateService
 from citadel_py.ca.serving import ServerNames, ServingCertificate
 from citadel_py.core import profile
+from citadel_py.core.admission import AdmissionLimits
 from citadel_py.core.bundle import Bundle
 from citadel_py.core.csr import create_csr
 from citadel_py.core.engine import Engine
@@ -41,6 +45,7 @@ from citadel_py.core.pem import load_certificates
 from citadel_py.core.policy import Grant, Policy
 from citadel_py.core.ports import JoinToken
 from citadel_py.core.profile import Authority, Validity
+from citadel_py.core.rates import Rate
 from citadel_py.core.spiffe import SpiffeID, TrustDomain
 from citadel_py.core.verify import verify_svid
 from citadel_py.core.x509svid import X509SVID
@@ -52,6 +57,9 @@ Reply: TypeAlias = ca_pb2.IstioCertificateResponse
 TD = TrustDomain("example.org")
 ISSUER, AUDIENCE = "https://issuer.example.org", "istio-ca"
 HOUR = timedelta(hours=1)
+# Tests that are about something else are not limited.
+_MANY = Rate(1_000_000, timedelta(seconds=1))
+UNLIMITED = AdmissionLimits(_MANY, _MANY, _MANY, _MANY, _MANY, same_at_once=1_000_000)
 
 
 @dataclass
@@ -147,7 +155,14 @@ class Turnstile:
 class World:
     """The service with everything around it that a test may change."""
 
-    def __init__(self, folder: Path, token_key: rsa.RSAPrivateKey, *, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        token_key: rsa.RSAPrivateKey,
+        *,
+        limits: Limits | None = None,
+        admission: AdmissionLimits | None = None,
+    ) -> None:
         self.clock = Clock()
         self.limits = limits
         self.engine = make_engine(self.clock.now())
@@ -172,14 +187,18 @@ class World:
                 JWTAuthenticator(rules, self),
             ]
         )
-        self.service = CertificateService(
+        self.gate = Gate(admission or UNLIMITED, now=self.clock.now, metrics=self.metrics)
+        self.issuing = Issuing(
             lambda: self.engine,
             self.authentication,
             self.commits,
-            in_flight=self.in_flight,
+            self.gate,
             now=self.clock.now,
+            uniform=lambda: 0.5,
             metrics=self.metrics,
         )
+        self.service = CertificateService(self.issuing, self.in_flight)
+        self.issuance = IssuanceService(self.issuing, self.in_flight, uniform=lambda: 0.5)
         self.server: CAServer
 
     async def _read_jwks(self) -> bytes:
@@ -195,11 +214,13 @@ class World:
     async def start(self) -> None:
         await self.serving.renew()
         await self.jwks.load()
-        self.server = CAServer(
-            self.service, self.serving, self.in_flight, metrics=self.metrics, uniform=lambda: 0.5, limits=self.limits
-        )
+        self.server = self.listeners()
         await self.server.start("localhost:0")
         await self.server.set_serving(serving=True)
+
+    def listeners(self) -> CAServer:
+        parts = (self.service, self.issuance, self.serving, self.in_flight)
+        return CAServer(*parts, metrics=self.metrics, uniform=lambda: 0.5, limits=self.limits)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[World]:
@@ -215,7 +236,7 @@ class World:
     # --- what clients do
 
     @asynccontextmanager
-    async def channel(self, held: Held | None = None) -> AsyncIterator[grpc.aio.Channel]:
+    async def channel(self, held: Held | None = None, *more: tuple[str, int]) -> AsyncIterator[grpc.aio.Channel]:
         """A connection to the listener for tokens, or with a certificate to the one for certificates."""
         bundle = self.engine.issuer.bundle.to_pem()
         if held is None:
@@ -223,7 +244,7 @@ class World:
         else:
             address = self.server.mtls_address
             credentials = grpc.ssl_channel_credentials(bundle, private_key_pem(held.key), held.svid.chain_pem())
-        options = [("grpc.use_local_subchannel_pool", 1)]  # no connection of another test
+        options = [("grpc.use_local_subchannel_pool", 1), *more]  # no connection of another test
         async with grpc.aio.secure_channel(address, credentials, options) as channel:
             yield channel
 
@@ -254,6 +275,16 @@ class World:
     def issued(self) -> list[LedgerEntry]:
         """Ledger rows but for those of the service's own serving certificate."""
         return [entry for entry in self.ledger.entries() if entry.method != "self"]
+
+    def metrics_issued(self) -> int:
+        """What the metric says of certificates that callers got."""
+        families = self.metrics.registry.collect()
+        return sum(
+            int(sample.value)
+            for family in families
+            for sample in family.samples
+            if sample.name == "citadel_certificates_issued_total"
+        )
 
     def verified(self, reply: Reply) -> X509SVID:
         chain = [

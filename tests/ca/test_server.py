@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from citadel_py._proto.istio.v1.auth.ca_pb2 import IstioCertificateRequest
 from citadel_py.ca.in_flight import InFlight
-from citadel_py.ca.server import CAServer, Limits
+from citadel_py.ca.server import Limits
 from citadel_py.ca.service import SERVICE_NAME, Context
 from citadel_py.core.errors import CitadelError, Unavailable
 from citadel_py.obs.status import read_refusal
@@ -33,7 +33,7 @@ async def health(channel: grpc.aio.Channel, service: str) -> int:
     return int(reply.status)
 
 
-@pytest.mark.parametrize("service", ["", "istio.v1.auth.IstioCertificateService"])
+@pytest.mark.parametrize("service", ["", "istio.v1.auth.IstioCertificateService", "citadel.v1.IssuanceService"])
 async def test_health_says_what_it_was_told(world: World, service: str) -> None:
     async with world.channel() as channel:
         assert await health(channel, service) == SERVING
@@ -44,7 +44,7 @@ async def test_health_says_what_it_was_told(world: World, service: str) -> None:
 
 
 async def test_before_it_is_told_health_says_not_serving(world: World) -> None:
-    other = CAServer(world.service, world.serving, world.in_flight, metrics=world.metrics, uniform=lambda: 0.5)
+    other = world.listeners()
     await other.start("localhost:0")
     try:
         world.server, first = other, world.server
@@ -65,6 +65,7 @@ async def test_reflection_lists_the_services_and_describes_the_api(world: World)
         await stream.done_writing()
     assert listed == {
         "istio.v1.auth.IstioCertificateService",
+        "citadel.v1.IssuanceService",
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
     }
@@ -98,7 +99,7 @@ async def test_text_in_the_place_of_a_message_is_an_error_of_the_call(world: Wor
 
 
 async def test_an_address_that_is_taken_is_refused(world: World) -> None:
-    other = CAServer(world.service, world.serving, world.in_flight, metrics=world.metrics, uniform=lambda: 0.5)
+    other = world.listeners()
     with pytest.raises(Unavailable) as caught:
         await other.start(world.server.address)
     await other.stop(timedelta(0))

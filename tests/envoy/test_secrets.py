@@ -11,7 +11,7 @@ import structlog
 from citadel_py.agent.envoy_bootstrap import ServerProxy, server_bootstrap
 from citadel_py.core.keys import KeyType, generate_key, private_key_pem
 from citadel_py.core.secrets import CertificateSecret, TrustSecret
-from citadel_py.core.spiffe import TrustDomain
+from citadel_py.core.spiffe import SpiffeID, TrustDomain
 from citadel_py.sds.hub import Hub
 from citadel_py.sds.names import secrets_of
 from demo_parts.children import Children
@@ -92,11 +92,37 @@ async def test_with_the_spiffe_validator_no_authority_speaks_for_another_trust_d
     each_envoys: EnvoyStarter, serve_sds: ServeSDS, signer: Signer, place: Path
 ) -> None:
     friend = Signer(TrustDomain("friend.test"))
-    hub, sds = await serve_sds(signer.mint(SERVER))
-    hub.replace([TrustSecret("ALL", (signer.bundle, friend.bundle), use_spiffe_validator=True)])
+    held = signer.mint(SERVER)
+    hub, sds = await serve_sds(held)
+    hub.replace(secrets_of(held, [friend.bundle]))
     _, port = await start_server(each_envoys, sds, bundle="ALL", admitted=TD)
     assert await is_admitted(port, tls_client(place, signer.mint(CLIENT)))
     assert not await is_admitted(port, tls_client(place, friend.mint(CLIENT)))
+
+
+async def test_a_federated_trust_domain_is_admitted_where_it_is_asked_for(
+    each_envoys: EnvoyStarter, serve_sds: ServeSDS, signer: Signer, place: Path
+) -> None:
+    domain = TrustDomain("friend.test")
+    friend, held = Signer(domain), signer.mint(SERVER)
+    hub, sds = await serve_sds(held)
+    hub.replace(secrets_of(held, [friend.bundle]))
+    _, port = await start_server(each_envoys, sds, bundle="spiffe://friend.test", admitted=domain)
+    assert await is_admitted(port, tls_client(place, friend.mint(SpiffeID(domain, "/client"))))
+    assert not await is_admitted(port, tls_client(place, signer.mint(CLIENT)))
+    assert not await is_admitted(port, tls_client(place, signer.mint(SpiffeID(domain, "/client"))))
+
+
+async def test_the_own_bundle_may_come_with_the_spiffe_validator(
+    each_envoys: EnvoyStarter, serve_sds: ServeSDS, signer: Signer, place: Path
+) -> None:
+    held = signer.mint(SERVER)
+    hub, sds = await serve_sds(held)
+    hub.replace(secrets_of(held, has_validator=True))
+    _, port = await start_server(each_envoys, sds)
+    assert await is_admitted(port, tls_client(place, signer.mint(CLIENT)))
+    assert not await is_admitted(port, tls_client(place, Signer().mint(CLIENT)))
+    assert not await is_admitted(port, tls_client(place))
 
 
 async def test_a_new_root_is_trusted_before_leaves_of_it_arrive(

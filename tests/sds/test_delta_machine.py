@@ -27,6 +27,7 @@ class Proxy(RuleBasedStateMachine):
         self.changes = 0
         self.names: set[str] = set()
         self.held: dict[str, Resource] = {}
+        self.known: set[str] = set()  # of what is held the part that the server can know of
         self.asked: set[str] = set()  # in mid-stream: to be sent whatever is held
         self.unanswered: DeltaPush | None = None
         self.nonces: set[str] = set()
@@ -63,10 +64,13 @@ class Proxy(RuleBasedStateMachine):
         self.was_refused = any(each.version.startswith("bad") for each in push.resources)
         self.held = {name: each for name, each in self.held.items() if name not in push.removed}
         if self.was_refused:
-            self.to_restore = {each.name: self.held[each.name] for each in push.resources if each.name in self.held}
+            names = [each.name for each in push.resources if each.name in self.held and each.name in self.known]
+            self.to_restore = {name: self.held[name] for name in names}
             self.send(DeltaRequest(nonce=push.nonce, error="refused"))
         else:
-            self.held |= {each.name: each for each in push.resources if each.name in self.names}
+            taken = {each.name: each for each in push.resources if each.name in self.names}
+            self.held |= taken
+            self.known |= taken.keys()
             self.send(DeltaRequest(nonce=push.nonce))
 
     @rule(names=some_names, nonce=st.sampled_from(["", "0", "stale"]))
@@ -119,6 +123,7 @@ class Proxy(RuleBasedStateMachine):
 
     def open(self) -> None:
         versions = {name: each.version for name, each in self.held.items()}
+        self.known = {name for name, each in self.held.items() if self.available.get(name) == each}
         self.send(DeltaRequest(subscribe=tuple(sorted(self.names)), initial_versions=versions))
 
     def send(self, request: DeltaRequest) -> None:

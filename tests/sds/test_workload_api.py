@@ -147,6 +147,22 @@ async def test_a_second_identity_joins_the_first_which_stays_the_default(
     assert sorted(bundles.bundles) == ["spiffe://example.org", "spiffe://other.example"]
 
 
+async def test_bundles_of_other_trust_domains_come_along_and_go_again(
+    api: SpiffeWorkloadAPIAsyncStub, workload: Workload, held: HeldSVID
+) -> None:
+    other = new_pki("other.example").bundle
+    workload.replace([held], [other])
+    call, only_bundles = follow(api), api.FetchX509Bundles(X509BundlesRequest(), metadata=HEADER, timeout=LIMIT_S)
+    theirs = {"spiffe://other.example": der(*other.authorities)}
+    ours = {"spiffe://example.org": der(*held.bundle.authorities)}
+    assert dict((await receive(call)).federated_bundles) == theirs
+    bundles = await only_bundles.read()
+    assert isinstance(bundles, X509BundlesResponse)
+    assert dict(bundles.bundles) == ours | theirs
+    workload.replace([held])
+    assert dict((await receive(call)).federated_bundles) == {}
+
+
 async def test_bundles_are_sent_by_trust_domain_and_again_only_when_they_change(
     api: SpiffeWorkloadAPIAsyncStub, workload: Workload
 ) -> None:

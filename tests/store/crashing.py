@@ -21,10 +21,12 @@ from typing import Any, TypeAlias
 from unittest import mock
 
 from citadel_py.store import authority_dir
+from citadel_py.store.file_set import open_file_set
 from citadel_py.store.svids import SVIDFiles
 from tests.store.things import Pki, new_held, new_pki
 
-STEPS = ("open", "mkdir", "chmod", "fchmod", "fsync", "replace", "unlink")
+MODES = {"tls.crt": 0o644, "tls.key": 0o600, "ca.crt": 0o644}
+STEPS = ("open", "mkdir", "chmod", "fchmod", "fsync", "symlink", "replace", "unlink", "rmdir")
 
 Act: TypeAlias = Callable[[Path], None]
 
@@ -68,6 +70,17 @@ def create(pki: Pki, *, offline: bool = False, force: bool = False) -> Act:
 def save(pki: Pki) -> Act:
     held = new_held(pki)
     return lambda place: SVIDFiles(place / "svids", report=print).save(held)
+
+
+def replace_files(*contents: str) -> Act:
+    """All files of a set hold the same: so one sees where they are mixed."""
+
+    def act(place: Path) -> None:
+        with open_file_set(place / "out", MODES) as files:
+            for content in contents:
+                files.replace(dict.fromkeys(MODES, content.encode()))
+
+    return act
 
 
 def crash(act: Act, place: Path, step: int) -> bool:
@@ -126,8 +139,14 @@ def made(place: Path) -> Path:
     return place
 
 
+FILE_SETS = {
+    "first-file-set": (nothing, replace_files("one")),
+    "file-set": (replace_files("one", "two"), replace_files("three")),
+}
+
+
 def main(name: str, base: str) -> None:
-    before, act = scenario(name)
+    before, act = FILE_SETS.get(name) or scenario(name)
     for step in range(1, 1000):
         place = made(Path(base) / str(step))
         before(place)

@@ -1,19 +1,29 @@
-"""Several processes on one ledger file, and processes that are killed in the middle of their work."""
+"""Several processes on one ledger, and processes and servers that are killed in the middle of their work."""
 
 from __future__ import annotations
 
+import os
+import random
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import IO
+
+import pytest
 
 from citadel_py.core.ports import JoinToken
 from citadel_py.store.ledger import SQLLedger
+from tests.store.other_process import shared_seal
+from tests.store.postgres_server import ABSENT, PostgresServer, find_binaries
 from tests.store.things import NOW, WEB, entry
 
 REPOSITORY = Path(__file__).parents[2]
+KILLS = 20
+SERVER_KILLS = 5
 
 
 def start(*arguments: object) -> subprocess.Popen[str]:
@@ -37,39 +47,115 @@ def run_together(commands: Sequence[Sequence[object]]) -> list[list[int]]:
     return [[int(line) for line in output.split()] for output in outputs]
 
 
-def test_processes_that_make_the_ledger_together_add_to_one_whole_chain(tmp_path: Path) -> None:
+@pytest.fixture(params=["sqlite", "postgres"])
+def nowhere(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
+    """A place for a ledger that does not exist yet."""
+    if request.param == "sqlite":
+        return tmp_path / "ledger.db"
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    server.execute("DROP DATABASE IF EXISTS fresh")
+    server.execute("CREATE DATABASE fresh")
+    return server.url("fresh")
+
+
+def test_processes_that_make_the_ledger_together_add_to_one_whole_chain(nowhere: Path | str) -> None:
     """The same writer's name in all of them, as several `citadel-py issue` at once."""
-    path = tmp_path / "ledger.db"
-    run_together([("append", path, "offline", 1000 * number, 40) for number in range(4)])
-    with SQLLedger.open(path, writer="reader") as ledger:
-        assert {writer: head.position for writer, head in ledger.verify().items()} == {"offline": 160}
+    run_together([("append", nowhere, "offline", 1000 * number, 40) for number in range(4)])
+    with SQLLedger.open(nowhere, writer="reader") as ledger:
+        chains = ledger.verify(shared_seal().keys)
+        assert {writer: chain.position for writer, chain in chains.items()} == {"offline": 160}
         serials = {each.serial for each in ledger.entries()}
     assert serials == {entry(1000 * process + number).serial for process in range(4) for number in range(40)}
 
 
-def test_of_several_processes_that_use_a_token_one_succeeds(ledger_path: Path) -> None:
+def test_of_several_processes_that_use_a_token_one_succeeds(ledger_url: Path | str) -> None:
     count = 60
-    with SQLLedger.open(ledger_path, writer="one", now=lambda: NOW) as ledger:
+    with SQLLedger.open(ledger_url, writer="one", now=lambda: NOW) as ledger:
         for number in range(count):
             ledger.add(JoinToken(number.to_bytes(32, "big"), WEB, NOW + timedelta(minutes=1)))
-    wins = run_together([("redeem", ledger_path, count) for _ in range(4)])
+    wins = run_together([("redeem", ledger_url, count) for _ in range(4)])
     assert sorted(number for each in wins for number in each) == list(range(count))
 
 
-def test_what_a_killed_process_had_appended_is_there_and_whole(ledger_path: Path) -> None:
-    """Killed three times in the middle of appending: every number it had printed was durable before."""
-    printed: list[int] = []
-    for attempt in range(3):
-        with start("append", ledger_path, "service", 100_000 * attempt, 100_000) as process:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            process.stdout.readline()
-            process.stdin.write("go\n")
-            process.stdin.flush()
-            printed += [int(process.stdout.readline()) for _ in range(30 + attempt)]
-            process.kill()
-            printed += [int(line) for line in process.stdout.read().splitlines(keepends=True) if line.endswith("\n")]
-        with SQLLedger.open(ledger_path, writer="reader") as ledger:
-            written = {each.serial for each in ledger.entries()}
-            assert written >= {entry(number).serial for number in printed}
-            assert ledger.verify()["service"].position == len(written)
+class Nursery:
+    """Starts processes that append until they are killed; `acknowledged` is what they said is durable."""
+
+    def __init__(self, stdin: IO[str], stdout: IO[str]) -> None:
+        self._stdin = stdin
+        self._stdout = stdout
+        self._begun = 0
+        self._child = 0
+        self.acknowledged: set[int] = set()
+
+    def begin(self, url: Path | str) -> None:
+        self._begun += 1
+        self._stdin.write(f"{url} service {self._begun * 1_000_000}\n")
+        self._stdin.flush()
+        self._child = int(self._stdout.readline())
+
+    def wait_for(self, count: int) -> None:
+        """Until so many more entries are acknowledged."""
+        self.acknowledged |= {int(self._stdout.readline()) for _ in range(count)}
+
+    def kill(self) -> None:
+        os.kill(self._child, signal.SIGKILL)
+        while (line := self._stdout.readline()) != "gone\n":
+            self.acknowledged.add(int(line))
+
+
+@pytest.fixture
+def nursery() -> Iterator[Nursery]:
+    with start("offspring") as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield Nursery(process.stdin, process.stdout)
+        process.stdin.close()
+
+
+def check_all_there(url: Path | str, acknowledged: set[int]) -> None:
+    """Every acknowledged entry is in the ledger, and the ledger verifies: chain and signatures."""
+    with SQLLedger.open(url, writer="reader") as ledger:
+        written = {each.serial for each in ledger.entries()}
+        chain = ledger.verify(shared_seal().keys)["service"]
+    assert {entry(number).serial for number in acknowledged} <= written
+    assert chain.position == len(written)
+
+
+def test_what_a_killed_process_had_appended_is_there_and_whole(ledger_url: Path | str, nursery: Nursery) -> None:
+    """Killed at random moments; whatever it had acknowledged was durable before."""
+    dice = random.Random(5)  # noqa: S311 - a test that can be repeated
+    for _ in range(KILLS):
+        nursery.begin(ledger_url)
+        nursery.wait_for(dice.randrange(60))
+        nursery.kill()
+        check_all_there(ledger_url, nursery.acknowledged)
+    assert len(nursery.acknowledged) > 10 * KILLS
+
+
+@contextmanager
+def own_server() -> Iterator[PostgresServer]:
+    binaries = find_binaries()
+    if binaries is None:
+        pytest.skip(ABSENT)
+    server = PostgresServer(binaries)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+def test_when_the_server_is_killed_the_service_goes_on_by_itself(nursery: Nursery) -> None:
+    """The server and all its sessions, at random moments under load, while one process keeps appending."""
+    dice = random.Random(7)  # noqa: S311 - a test that can be repeated
+    with own_server() as server:
+        url = server.url()
+        nursery.begin(url)
+        for _ in range(SERVER_KILLS):
+            nursery.wait_for(20 + dice.randrange(200))
+            server.kill()
+            server.start()
+        nursery.wait_for(50)
+        nursery.kill()
+        check_all_there(url, nursery.acknowledged)

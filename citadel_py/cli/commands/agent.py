@@ -38,6 +38,12 @@ citadel-py agent --ca ca.example:8443 --ca-bundle ca.crt --token-file web.token 
 @click.option("--exec", metavar="CMD", help="Run this, without a shell, when the files in --out have changed.")
 @click.option("--signal-pid-file", metavar="F", type=options.FILE, help="Signal the process with the number in F then.")
 @click.option("--signal", metavar="NAME", help="Which signal: HUP, USR1, ...  [default: HUP]")
+@click.option(
+    "--federated", metavar="NAME=FILE", multiple=True, help="Bundle of another trust domain; may be repeated."
+)
+@click.option(
+    "--root-validator", type=click.Choice(("plain", "spiffe")), help="How Envoy verifies with ROOTCA.  [default: plain]"
+)
 @click.option("--ttl", metavar="DURATION", help="Lifetime to ask for.")
 @click.option("--renew-earliest", metavar="PART", type=float, help="Renew after this part of a life.  [default: 0.5]")
 @click.option("--renew-latest", metavar="PART", type=float, help="Renew before this part of a life.  [default: 0.66]")

@@ -1,0 +1,3 @@
+module citadel-py.test/peers/istio
+
+go 1.26.0
