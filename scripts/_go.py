@@ -30,14 +30,14 @@ def ensure_go_programs(progress: Progress) -> None:
     try:
         with lock("go", progress) as held:
             if not _is_built():
-                _build(_go(progress), progress, held)
+                _build(find_go(progress), progress, held)
     except SetupError as error:
         progress.say(f"Go programs: not available here\n{error}")
     else:
         progress.say("Go programs: ready")
 
 
-def _go(progress: Progress) -> Path:
+def find_go(progress: Progress) -> Path:
     """A Go that is new enough for go.mod."""
     found = shutil.which("go")
     if found and _version(Path(found)) >= _wanted_version():
@@ -47,7 +47,7 @@ def _go(progress: Progress) -> Path:
 
 
 def _version(go: Path) -> tuple[int, ...]:
-    told = subprocess.run([go, "env", "GOVERSION"], capture_output=True, text=True, check=False, env=_environment())
+    told = subprocess.run([go, "env", "GOVERSION"], capture_output=True, text=True, check=False, env=go_environment())
     return _numbers(told.stdout.removeprefix("go"))
 
 
@@ -65,14 +65,14 @@ def _build(go: Path, progress: Progress, held: int) -> None:
     _stamp().unlink(missing_ok=True)
     command: list[str | Path] = [go, "build", "-trimpath", "-o", f"{BUILT / 'bin'}{os.sep}", "./..."]
     done = subprocess.run(
-        command, cwd=MODULE, env=_environment(), pass_fds=(held,), capture_output=True, text=True, check=False
+        command, cwd=MODULE, env=go_environment(), pass_fds=(held,), capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise SetupError("".join(f"    {line}\n" for line in done.stderr.splitlines()[-12:]))
     _stamp().write_text(_source_digest())
 
 
-def _environment() -> dict[str, str]:
+def go_environment() -> dict[str, str]:
     """Go's settings: everything it keeps stays in the clone, and only what go.sum pins is taken."""
     settings = Path(os.environ.get("XDG_CONFIG_HOME") or Path(os.environ.get("HOME", "/"), ".config"))
     return {

@@ -109,7 +109,7 @@ async def create_certificate(
     except grpc.aio.AioRpcError as error:
         _learn(error.trailing_metadata(), learn_port)
         raise error_of(read_refusal(error)) from error
-    return Answer(tuple(response.cert_chain), _renew_at(trailing))
+    return Answer(tuple(response.cert_chain), renewal_advice(trailing))
 
 
 def error_of(refusal: Refusal) -> CitadelError:
@@ -137,7 +137,7 @@ def _learn(metadata: grpc.aio.Metadata | None, learn_port: Callable[[int], None]
         learn_port(int(told))
 
 
-def _renew_at(metadata: grpc.aio.Metadata | None) -> datetime | None:
+def renewal_advice(metadata: grpc.aio.Metadata | None) -> datetime | None:
     """The moment in RFC 3339 form; None where there is none that can be read. It is advice, and not worth an error."""
     told = metadata.get(RENEW_AT_KEY) if metadata else None
     if not isinstance(told, str) or not _MOMENT.fullmatch(told):

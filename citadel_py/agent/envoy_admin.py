@@ -63,11 +63,11 @@ def _get(address: Address, path: str) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection(address.host or "127.0.0.1", address.port, timeout=TIMEOUT_S)
     try:
         connection.request("GET", path)
-        response = connection.getresponse()
-        body = response.read(MAX_BYTES + 1)
+        with connection.getresponse() as response:
+            body = response.read(MAX_BYTES + 1)
     except OSError as error:
         raise Unavailable(
-            f"no Envoy answers at {address}: {error.strerror or type(error).__name__}",
+            f"no Envoy answers at {address}: {(error.strerror or type(error).__name__).lower()}",
             rule="envoy_unreachable",
             hint="--envoy is the address of the admin interface: `admin` in Envoy's bootstrap",
         ) from error

@@ -60,13 +60,12 @@ class Command:
         return "exec"
 
     async def run(self) -> Outcome:
-        with closing(_Output()) as output:
-            try:
-                process = await self._start(output)
-            except (OSError, ValueError) as error:  # of the system, and for a NUL in an argument
-                return Outcome(f"{self.arguments[0]} cannot be run: {error}")
-            failure = await self._end(process)
-            return Outcome(failure, await output.text())
+        try:
+            with closing(_Output()) as output:
+                failure = await self._end(await self._start(output))
+                return Outcome(failure, await output.text())
+        except (OSError, ValueError) as error:  # of the system, and for a NUL in an argument
+            return Outcome(f"{self.arguments[0]} cannot be run: {error}")
 
     async def _start(self, output: _Output) -> Process:
         """In a session of its own: it can be ended with its children, and gets no Ctrl-C of ours."""

@@ -28,7 +28,7 @@ class _Stat:
 
 
 def usage(pid: int) -> Usage:
-    """CPU time (user and system) and resident memory. Raises Unavailable where there is no such process, or no /proc."""
+    """CPU time (user and system) and resident memory. Raises Unavailable where /proc does not tell."""
     stats = dict(_all())
     if pid not in stats:
         raise Unavailable(

@@ -76,7 +76,7 @@ def serving(directory: Path, key_type: KeyType, tokens: TokenIssuer, *, now: dat
     jwks.write_bytes(tokens.jwks())
     config.touch()
     listen, listen_mtls, admin = free_addresses(3)
-    command = [
+    command: list[str | Path] = [
         *(sys.executable, "-m", "citadel_py", "serve", "--dir", directory, "--config", config, "--log-format", "json"),
         *("--listen", listen, "--listen-mtls", listen_mtls, "--admin", admin),
         *("--jwt-issuer", ISSUER, "--jwt-audience", AUDIENCE, "--jwt-jwks", jwks),
@@ -157,8 +157,8 @@ def _wait_until_ready(admin: str, process: subprocess.Popen[bytes], log: Path) -
 
 def did_not_start(log: Path) -> Unavailable:
     """With the end of what the server said."""
-    end = log.read_text(errors="replace").strip().splitlines()[-1:]
-    return Unavailable(f"the server to measure did not start: {' '.join(end)[:500]}", rule="bench_server_failed")
+    end = log.read_text(errors="replace").strip().splitlines()[-3:]
+    return Unavailable(f"the server to measure did not start: {'; '.join(end)[:1000]}", rule="bench_server_failed")
 
 
 def _is_ready(admin: str) -> bool:

@@ -70,7 +70,7 @@ class IssuanceService(issuance_pb2_grpc.IssuanceServiceServicer):
         self._is_ending = False
 
     async def Issue(  # type: ignore[override]  # noqa: N802 - the protocol's name; stubs know generators only
-        self, request_iterator: AsyncIterator[issuance_pb2.IssueRequest], context: Context
+        self, request_iterator: AsyncIterator[issuance_pb2.IssueRequests], context: Context
     ) -> None:
         """Answer requests until the client has no more, it goes away, or the service ends."""
         credentials, peer = credentials_of(context), peer_of(context.peer())
@@ -150,7 +150,7 @@ class IssuanceService(issuance_pb2_grpc.IssuanceServiceServicer):
 
 
 class _Stream:
-    """One client's stream: a task that reads, and one for each request that is open."""
+    """One client's stream: a task that reads, one for each request that is open, and one that writes."""
 
     def __init__(self, service: IssuanceService, context: Context, credentials: CallCredentials, peer: Peer) -> None:
         self._service = service
@@ -160,30 +160,36 @@ class _Stream:
         self._id = request_id()
         self._room = asyncio.Semaphore(service.limits.open_requests)
         self._open: set[str] = set()
-        self._writing = asyncio.Lock()
+        self._answers: list[tuple[issuance_pb2.IssueResponse, Issuer | None]] = []
+        self._has_news = asyncio.Event()
+        self._is_done = False
         self._told: Issuer | None = None  # whose bundle the client has
         self._reading: asyncio.Task[None] | None = None
         self._number = 0
         self.issued = 0
         self.refused = 0
 
-    async def run(self, requests: AsyncIterator[issuance_pb2.IssueRequest]) -> None:
-        async with asyncio.TaskGroup() as works:
-            self._reading = works.create_task(self._read(requests, works))
+    async def run(self, requests: AsyncIterator[issuance_pb2.IssueRequests]) -> None:
+        async with asyncio.TaskGroup() as parts:
+            parts.create_task(self._write())
+            async with asyncio.TaskGroup() as works:
+                self._reading = works.create_task(self._read(requests, works))
+            self._is_done = True
+            self._has_news.set()
 
     def end(self) -> None:
         if self._reading is not None:
             self._reading.cancel()
 
-    async def _read(self, requests: AsyncIterator[issuance_pb2.IssueRequest], works: asyncio.TaskGroup) -> None:
-        await self._room.acquire()
-        async for request in requests:
-            self._number += 1
-            works.create_task(self._serve(request, f"{self._id}-{self._number}"))
-            await self._room.acquire()
+    async def _read(self, requests: AsyncIterator[issuance_pb2.IssueRequests], works: asyncio.TaskGroup) -> None:
+        async for message in requests:
+            for request in message.requests:
+                await self._room.acquire()
+                self._number += 1
+                works.create_task(self._serve(request, f"{self._id}-{self._number}"))
 
     async def _serve(self, request: issuance_pb2.IssueRequest, id: str) -> None:
-        issued: Issued | None = None
+        issuer: Issuer | None = None
         try:
             with self._opened(request.request_id):
                 issued = await self._service.certify(self._service.order(request, id), self._credentials, self._peer)
@@ -194,10 +200,27 @@ class _Stream:
         else:
             self.issued += 1
             _log.info(events.ISSUANCE_ISSUED, request=id, **issued.facts())
+            issuer = issued.issuer
             answer = issuance_pb2.IssueResponse(certificate=self._service.certificate(issued))
         answer.request_id = request.request_id[:64]
-        await self._write(answer, issued)
-        self._room.release()
+        self._answers.append((answer, issuer))
+        self._has_news.set()
+
+    async def _write(self) -> None:
+        """Whatever is ready goes out together: to write is what costs, and a commit makes many ready at once."""
+        while self._answers or not self._is_done:
+            if not self._answers:
+                self._has_news.clear()
+                await self._has_news.wait()
+                continue
+            ready, self._answers = self._answers, []
+            for answer, issuer in ready:
+                if issuer is not None and self._is_news(issuer):
+                    answer.bundle.CopyFrom(self._service.bundle(issuer))
+                    self._told = issuer
+            await self._context.write(issuance_pb2.IssueResponses(responses=(answer for answer, _ in ready)))
+            for _ in ready:
+                self._room.release()
 
     @contextmanager
     def _opened(self, name: str) -> Iterator[None]:
@@ -210,14 +233,6 @@ class _Stream:
             yield
         finally:
             self._open.discard(name)
-
-    async def _write(self, answer: issuance_pb2.IssueResponse, issued: Issued | None) -> None:
-        """One at a time, so that a bundle is there before the certificates that need it."""
-        async with self._writing:
-            if issued is not None and self._is_news(issued.issuer):
-                answer.bundle.CopyFrom(self._service.bundle(issued.issuer))
-                self._told = issued.issuer
-            await self._context.write(answer)
 
     def _is_news(self, issuer: Issuer) -> bool:
         told = self._told

@@ -150,6 +150,8 @@ def _prepare(directory: Path) -> None:
     if not exists(directory):
         make_private_dir(directory)
     try:
+        if not directory.is_dir():
+            raise InvalidConfiguration(f"{directory} is no directory", rule="output_taken", hint="choose another one")
         check_writable_by_us_alone(directory, directory.stat())
     except OSError as error:
         raise not_written(directory, error) from error

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import grpc
 import pytest
 import trustme
 
 from citadel_py._proto.istio.v1.auth import ca_pb2
-from citadel_py.agent.ca_call import Channels, Door, create_certificate, error_of
+from citadel_py.agent.ca_call import Channels, Door, create_certificate, error_of, renewal_advice
 from citadel_py.core.errors import BadInput, CitadelError, PermissionDenied, Unauthenticated, Unavailable
 from citadel_py.obs.status import Refusal
 
@@ -117,3 +117,24 @@ async def test_a_handshake_that_fails_says_which_setting_to_look_at(name: str, h
         await channels.close()
         await server.stop(None)
     assert hint in caught.value.hints[0]
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ("2026-03-04T05:06:07Z", datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)),
+        ("2026-02-30T05:06:07Z", None),
+        ("2026-03-04T05:06:07", None),
+        ("2026-03-04T05:06:07+00:00", None),
+        ("2026-03-04", None),
+        ("1772600767", None),
+        ("", None),
+        (b"2026-03-04T05:06:07Z", None),
+    ],
+)
+def test_advice_that_cannot_be_read_is_none(told: str | bytes, expected: datetime | None) -> None:
+    assert renewal_advice(grpc.aio.Metadata(("citadel-renew-at", told))) == expected
+
+
+def test_a_service_that_gives_no_advice_is_as_good() -> None:
+    assert renewal_advice(None) is renewal_advice(grpc.aio.Metadata()) is None

@@ -9,13 +9,14 @@ import pytest
 from structlog.typing import EventDict
 
 from citadel_py.agent.ca_client import CAAddress
+from citadel_py.core.csr import create_csr
 from citadel_py.core.errors import (
     CitadelError,
     InvalidConfiguration,
     Unauthenticated,
     Unavailable,
 )
-from citadel_py.core.keys import same_public_key
+from citadel_py.core.keys import KeyType, generate_key, same_public_key
 from tests.agent.support import CART, ID, Agent
 from tests.ca.support import HOUR, World, make_engine, mint
 
@@ -55,6 +56,14 @@ async def test_the_lifetime_that_is_asked_for_is_given(agent: Agent, world: Worl
     agent.token = world.join_token().encode()
     held = await agent.ask(ttl=timedelta(minutes=7))
     assert held.svid.not_after == world.clock.now() + timedelta(minutes=7)
+
+
+async def test_it_is_told_when_to_renew(agent: Agent, world: World) -> None:
+    agent.token = world.join_token().encode()
+    reply = await agent.client().sign(create_csr(generate_key(KeyType.P256)), id=ID, ttl=2 * HOUR, held=None)
+    now = world.clock.now()
+    assert reply.renew_at is not None
+    assert now + HOUR <= reply.renew_at <= now + 0.66 * 2 * HOUR
 
 
 async def test_every_answer_tells_where_certificates_are_taken(agent: Agent, world: World) -> None:

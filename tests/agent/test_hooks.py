@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import sys
@@ -110,6 +111,14 @@ print(daemon.pid, flush=True)
         outcome = await python(script).run()
     assert outcome.error is None
     os.kill(int(outcome.output), signal.SIGKILL)
+
+
+async def test_a_process_without_a_free_descriptor_says_so_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> tuple[int, int]:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "pipe", fail)
+    assert "Too many open files" in ((await python("").run()).error or "")
 
 
 async def test_descriptors_are_given_back() -> None:

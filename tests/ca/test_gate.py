@@ -103,7 +103,7 @@ async def test_a_caller_that_cannot_be_authenticated_is_not_even_looked_at_after
         assert (told.code.name, told.reason) == ("RESOURCE_EXHAUSTED", "TOO_MANY_FAILURES")
         assert told.retry_after is not None
         assert timedelta(minutes=59) < told.retry_after <= timedelta(minutes=90)
-        assert int(pushback) == told.retry_after / timedelta(milliseconds=1)
+        assert int(pushback) == told.retry_after // timedelta(milliseconds=1)
         assert not world.turnstile.arrived.is_set()
 
 
@@ -132,18 +132,17 @@ async def test_a_caller_beyond_its_share_is_told_when_to_come_back_and_is_served
 
 
 async def test_what_the_ledger_could_not_record_does_not_count(tmp_path: Path, token_key: rsa.RSAPrivateKey) -> None:
-    async with limited(tmp_path, token_key, replace(UNLIMITED, identity=Rate(1, HOUR))) as world:
-        async with world.channel() as channel:
-            append = world.ledger.append
-
-            def fail(_entries: object) -> None:
-                raise LedgerUnavailable("no space left")
-
-            world.ledger.append = fail  # type: ignore[method-assign]  # a disk that is full, for a moment
+    limits = replace(UNLIMITED, identity=Rate(1, HOUR))
+    async with limited(tmp_path, token_key, limits) as world, world.channel() as channel:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(world.ledger, "append", disk_full)
             for _ in range(3):
                 assert (await refusal(channel, world.issuer.token()))[0].reason == "LEDGER_UNAVAILABLE"
-            world.ledger.append = append  # type: ignore[method-assign]
-            await call(channel, token=world.issuer.token())
+        await call(channel, token=world.issuer.token())
+
+
+def disk_full(_entries: object) -> None:
+    raise LedgerUnavailable("no space left")
 
 
 async def test_an_answer_says_when_to_renew(world: World) -> None:

@@ -28,41 +28,56 @@ from tests.ca.support import HOUR, TD, Held, World, new_csr, until
 
 Request: TypeAlias = issuance_pb2.IssueRequest
 Answer: TypeAlias = issuance_pb2.IssueResponse
-Call: TypeAlias = grpc.aio.StreamStreamCall[Request, Answer]
 
 CART = "spiffe://example.org/ns/shop/sa/cart"
 CSR = new_csr().encode()
 
 
+class Stream:
+    """A client's end."""
+
+    def __init__(
+        self, call: grpc.aio.StreamStreamCall[issuance_pb2.IssueRequests, issuance_pb2.IssueResponses]
+    ) -> None:
+        self.call = call
+        self._answers: list[Answer] = []
+
+    async def write(self, *requests: Request) -> None:
+        """In one message."""
+        await self.call.write(issuance_pb2.IssueRequests(requests=requests))
+
+    async def read(self) -> Answer:
+        while not self._answers:
+            message = await self.call.read()
+            assert isinstance(message, issuance_pb2.IssueResponses), "the stream ended"
+            self._answers.extend(message.responses)
+        return self._answers.pop(0)
+
+    async def has_ended(self) -> bool:
+        return not self._answers and await self.call.read() is grpc.aio.EOF
+
+    async def ask(self, *requests: Request) -> list[Answer]:
+        """All at once; the answers in the order of the requests."""
+        await self.write(*requests)
+        answers = {answer.request_id: answer for answer in [await self.read() for _ in requests]}
+        return [answers[each.request_id] for each in requests]
+
+
 @asynccontextmanager
 async def stream(
     world: World, held: Held | None = None, *, token: str | None = None, options: tuple[tuple[str, int], ...] = ()
-) -> AsyncIterator[Call]:
+) -> AsyncIterator[Stream]:
     async with world.channel(held, *options) as channel:
         headers = (("authorization", f"Bearer {token}"),) if token else ()
         call = issuance_pb2_grpc.IssuanceServiceStub(channel).Issue(metadata=grpc.aio.Metadata(*headers))
         try:
-            yield call
+            yield Stream(call)
         finally:
             call.cancel()
 
 
 def request(name: str = "one", *, csr: bytes = CSR, **fields: object) -> Request:
     return Request(request_id=name, csr=csr, **fields)  # type: ignore[arg-type]  # as each test has it
-
-
-async def read(call: Call) -> Answer:
-    answer = await call.read()
-    assert isinstance(answer, Answer), "the stream ended"
-    return answer
-
-
-async def ask(call: Call, *requests: Request) -> list[Answer]:
-    """All at once; the answers in the order of the requests."""
-    for each in requests:
-        await call.write(each)
-    answers = {answer.request_id: answer for answer in [await read(call) for _ in requests]}
-    return [answers[each.request_id] for each in requests]
 
 
 def verified(world: World, answer: Answer) -> X509SVID:
@@ -93,9 +108,9 @@ async def test_each_request_gets_a_certificate_for_its_own_key(world: World) -> 
     keys = [generate_key(KeyType.P256) for _ in range(20)]
     requests = [request(str(n), csr=new_csr(key).encode()) for n, key in enumerate(keys)]
     async with stream(world, token=world.issuer.token()) as call:
-        answers = await ask(call, *requests)
-        await call.done_writing()
-        assert await call.read() is grpc.aio.EOF
+        answers = await call.ask(*requests)
+        await call.call.done_writing()
+        assert await call.has_ended()
 
     svids = [verified(world, answer) for answer in answers]
     assert {str(svid.id) for svid in svids} == {CART}
@@ -107,18 +122,18 @@ async def test_each_request_gets_a_certificate_for_its_own_key(world: World) -> 
 async def test_a_csr_may_be_der(world: World) -> None:
     der = x509.load_pem_x509_csr(CSR).public_bytes(Encoding.DER)
     async with stream(world, token=world.issuer.token()) as call:
-        (answer,) = await ask(call, request(csr=der))
+        (answer,) = await call.ask(request(csr=der))
     assert str(verified(world, answer).id) == CART
 
 
 async def test_the_bundle_comes_first_and_when_it_has_changed(world: World) -> None:
     async with stream(world, token=world.issuer.token()) as call:
-        first, second = [(await ask(call, request(name)))[0] for name in ("one", "two")]
+        first, second = [(await call.ask(request(name)))[0] for name in ("one", "two")]
         assert [first.HasField("bundle"), second.HasField("bundle")] == [True, False]
         assert told(first) == world.engine.issuer.bundle
 
         world.sign_with(world.successor())
-        third, fourth = [(await ask(call, request(name)))[0] for name in ("three", "four")]
+        third, fourth = [(await call.ask(request(name)))[0] for name in ("three", "four")]
 
         assert [third.HasField("bundle"), fourth.HasField("bundle")] == [True, False]
         assert told(third) == world.engine.issuer.bundle
@@ -133,7 +148,7 @@ def told(answer: Answer) -> Bundle:
 
 async def test_it_says_when_to_renew(world: World) -> None:
     async with stream(world, token=world.issuer.token()) as call:
-        (answer,) = await ask(call, request(lifetime=Duration(seconds=7200)))
+        (answer,) = await call.ask(request(lifetime=Duration(seconds=7200)))
     now = world.clock.now()
     part = (datetime.fromtimestamp(answer.certificate.renew_at.seconds, UTC) - now) / (2 * HOUR)
     assert 0.5 <= part <= 0.66
@@ -142,7 +157,7 @@ async def test_it_says_when_to_renew(world: World) -> None:
 
 async def test_a_join_token_is_good_for_one_certificate(world: World) -> None:
     async with stream(world, token=world.join_token()) as call:
-        first, second = [(await ask(call, request(name)))[0] for name in ("one", "two")]
+        first, second = [(await call.ask(request(name)))[0] for name in ("one", "two")]
     verified(world, first)
     assert reason(second) == ("UNAUTHENTICATED", "UNAUTHENTICATED")
     assert len(world.issued()) == 1
@@ -165,7 +180,7 @@ async def test_a_request_that_is_refused_hurts_no_other(world: World) -> None:
         (request(""), ("INVALID_ARGUMENT", "ISSUE_REQUEST_ID")),
     ]
     async with stream(world, token=world.issuer.token()) as call:
-        good, *answers = await ask(call, request("good"), *(each for each, _ in refused))
+        good, *answers = await call.ask(request("good"), *(each for each, _ in refused))
     assert [reason(answer) for answer in answers] == [expected for _, expected in refused]
     verified(world, good)
     assert len(world.issued()) == 1
@@ -174,11 +189,11 @@ async def test_a_request_that_is_refused_hurts_no_other(world: World) -> None:
 async def test_a_refusal_that_may_pass_says_when_to_come_back(world: World) -> None:
     world.in_flight.limit = 0
     async with stream(world, token=world.issuer.token()) as call:
-        (answer,) = await ask(call, request())
+        (answer,) = await call.ask(request())
         assert reason(answer) == ("UNAVAILABLE", "TOO_MANY_REQUESTS")
         assert detail(answer, error_details_pb2.RetryInfo()).retry_delay.ToTimedelta() > timedelta(0)
         world.in_flight.limit = 1
-        (answer,) = await ask(call, request())
+        (answer,) = await call.ask(request())
         verified(world, answer)
 
 
@@ -187,16 +202,16 @@ async def test_two_open_requests_may_not_have_one_name(world: World) -> None:
     async with stream(world, token=world.issuer.token()) as call:
         await call.write(request("same"))
         await call.write(request("same"))
-        assert reason(await read(call)) == ("INVALID_ARGUMENT", "ISSUE_REQUEST_ID_IN_USE")
+        assert reason(await call.read()) == ("INVALID_ARGUMENT", "ISSUE_REQUEST_ID_IN_USE")
         world.in_flight.release()
-        verified(world, await read(call))
+        verified(world, await call.read())
 
 
 async def test_each_request_has_a_line_and_an_id_that_the_ledger_has_too(world: World, log: list[EventDict]) -> None:
     async with stream(world, token=world.issuer.token()) as call:
-        good, bad = await ask(call, request("good"), request("bad", csr=b""))
-        await call.done_writing()
-        assert await call.read() is grpc.aio.EOF
+        good, bad = await call.ask(request("good"), request("bad", csr=b""))
+        await call.call.done_writing()
+        assert await call.has_ended()
     await until(lambda: any(line["event"] == "rpc.finished" for line in log))
     lines = {str(line["event"]): line for line in log}
     (entry,) = world.issued()
@@ -212,7 +227,7 @@ async def test_each_request_has_a_line_and_an_id_that_the_ledger_has_too(world: 
 # --- who calls
 
 
-async def refusal(call: Call) -> tuple[str, str]:
+async def refusal(call: Stream) -> tuple[str, str]:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call.read()
     told = read_refusal(caught.value)
@@ -226,30 +241,30 @@ async def test_a_stream_of_nobody_ends_before_anything_is_read(world: World) -> 
 
 async def test_a_certificate_that_ends_ends_what_it_is_good_for(world: World) -> None:
     async with stream(world, world.mint(ttl=HOUR)) as call:
-        (first,) = await ask(call, request("first"))
+        (first,) = await call.ask(request("first"))
         verified(world, first)
         world.clock.advance(HOUR + timedelta(seconds=1))
-        (second,) = await ask(call, request("second"))
+        (second,) = await call.ask(request("second"))
     assert reason(second) == ("UNAUTHENTICATED", "UNAUTHENTICATED")
     assert len(world.issued()) == 1
 
 
 async def test_a_token_that_ends_ends_what_it_is_good_for(world: World) -> None:
     async with stream(world, token=world.issuer.token()) as call:
-        verified(world, (await ask(call, request("first")))[0])
+        verified(world, (await call.ask(request("first")))[0])
         world.clock.advance(HOUR)
-        assert reason((await ask(call, request("second")))[0]) == ("UNAUTHENTICATED", "UNAUTHENTICATED")
+        assert reason((await call.ask(request("second")))[0]) == ("UNAUTHENTICATED", "UNAUTHENTICATED")
 
 
 async def test_one_caller_may_not_have_all_streams(world: World) -> None:
     world.issuance._limits = StreamLimits(streams=2, streams_of_one_caller=1)  # noqa: SLF001 - settled before it begins
     other = world.issuer.token(sub="system:serviceaccount:shop:pay")
     async with stream(world, token=world.issuer.token()) as first:
-        verified(world, (await ask(first, request()))[0])
+        verified(world, (await first.ask(request()))[0])
         async with stream(world, token=world.issuer.token()) as second:
             assert await refusal(second) == ("RESOURCE_EXHAUSTED", "TOO_MANY_STREAMS_OF_CALLER")
         async with stream(world, token=other) as third:
-            verified(world, (await ask(third, request()))[0])
+            verified(world, (await third.ask(request()))[0])
             async with stream(world, world.mint()) as fourth:
                 assert await refusal(fourth) == ("UNAVAILABLE", "TOO_MANY_STREAMS")
 
@@ -278,7 +293,7 @@ async def test_a_client_that_does_not_read_is_not_read_from(world: World) -> Non
         writing.cancel()
         assert written < 1000
         async with stream(world, world.mint()) as other:
-            verified(world, (await ask(other, request()))[0])
+            verified(world, (await other.ask(request()))[0])
 
 
 async def test_what_was_signed_for_a_client_that_goes_away_is_in_the_ledger(world: World) -> None:
@@ -288,7 +303,7 @@ async def test_what_was_signed_for_a_client_that_goes_away_is_in_the_ledger(worl
             for number in range(40):
                 await call.write(request(str(number)))
             for _ in range(after):
-                got.add(verified(world, await read(call)).serial)
+                got.add(verified(world, await call.read()).serial)
     await until(lambda: world.metrics_issued() <= len(world.issued()))
     recorded = {entry.serial for entry in world.issued()}
     assert got <= recorded
@@ -297,9 +312,9 @@ async def test_what_was_signed_for_a_client_that_goes_away_is_in_the_ledger(worl
 
 async def test_a_stop_answers_what_was_read_and_ends_the_stream_before_its_grace(world: World) -> None:
     async with stream(world, token=world.issuer.token()) as call:
-        answers = await ask(call, *(request(str(number)) for number in range(10)))
+        answers = await call.ask(*(request(str(number)) for number in range(10)))
         async with asyncio.timeout(10):
             await world.server.stop(timedelta(seconds=60))
-        assert await call.read() is grpc.aio.EOF
-        assert await call.code() is grpc.StatusCode.OK
+        assert await call.has_ended()
+        assert await call.call.code() is grpc.StatusCode.OK
     assert len(answers) == len(world.issued()) == 10

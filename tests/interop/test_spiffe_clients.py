@@ -30,6 +30,7 @@ ID = f"spiffe://{TRUST_DOMAIN}/ns/shop/sa/web"
 ROOT = Path(__file__).parents[2]
 PY_SPIFFE = ROOT / "tests" / "verifiers" / "py_spiffe_client.py"
 DESCRIPTORS = ROOT / "tests" / "verifiers" / "workload_descriptors.py"
+OTHER_DOMAIN = "other.example"
 ROTATIONS = 3
 LIMIT_S = 60
 
@@ -87,8 +88,10 @@ async def told(process: Process) -> list[dict[str, Any]]:
 @pytest.fixture
 def renewing_agent(place: Path) -> Iterator[tuple[Path, Path]]:
     """Its socket and log: an agent whose certificates live for a minute and are renewed every one to two seconds."""
-    citadel("init", "--dir", place / "ca", "--trust-domain", TRUST_DOMAIN)
+    for directory, trust_domain in (("ca", TRUST_DOMAIN), ("other", OTHER_DOMAIN)):
+        citadel("init", "--dir", place / directory, "--trust-domain", trust_domain)
     socket, log = place / "run" / "sds.sock", place / "agent.log"
+    federated = ("--federated", f"{OTHER_DOMAIN}={place}/other/ca.crt")
     window = ("--ttl", "1m", "--renew-earliest", "0.02", "--renew-latest", "0.03")
     command: list[str | Path] = [
         *CITADEL,
@@ -103,7 +106,7 @@ def renewing_agent(place: Path) -> Iterator[tuple[Path, Path]]:
     ]
     with log.open("w") as output:
         process = subprocess.Popen(
-            [*command, "--sds", f"unix:{socket}", "--log-format", "json"], env=ENVIRONMENT, stderr=output
+            [*command, "--sds", f"unix:{socket}", "--log-format", "json", *federated], env=ENVIRONMENT, stderr=output
         )
         try:
             yield socket, log
@@ -129,8 +132,8 @@ async def test_a_program_follows_each_renewal_of_a_running_agent(
     async with started(client(1 + ROTATIONS), socket) as process:
         *updates, last = await told(process)
     serials = [update.pop("serial") for update in updates]
-    assert updates == [{"spiffe_id": ID, "verified": ID, "bundles": [TRUST_DOMAIN]}] * (1 + ROTATIONS)
-    assert last == {"bundles": [TRUST_DOMAIN], "jwt": "Unimplemented"}
+    assert updates == [{"spiffe_id": ID, "verified": ID, "bundles": [OTHER_DOMAIN, TRUST_DOMAIN]}] * (1 + ROTATIONS)
+    assert last == {"bundles": [OTHER_DOMAIN, TRUST_DOMAIN], "jwt": "Unimplemented"}
     made = renewed(log)
     start = made.index(serials[0])
     assert serials == made[start : start + 1 + ROTATIONS], "one is missing, or came twice"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -132,6 +133,22 @@ def test_a_directory_in_which_others_may_write_is_refused(out: Path) -> None:
     with pytest.raises(InvalidConfiguration) as refused, open_file_set(out, MODES):
         pass
     assert refused.value.rule == "directory_writable_by_others"
+
+
+def test_a_file_in_the_place_of_the_directory_is_refused(out: Path) -> None:
+    out.write_text("precious")
+    with pytest.raises(InvalidConfiguration) as refused, open_file_set(out, MODES):
+        pass
+    assert refused.value.rule == "output_taken"
+    assert out.read_text() == "precious"
+
+
+def test_a_set_that_somebody_removed_is_written_again(out: Path) -> None:
+    replace_files("one")(out.parent)
+    for place in sets(out):
+        shutil.rmtree(place)
+    replace_files("one")(out.parent)
+    assert seen(out) == {"one"}
 
 
 def test_a_second_writer_is_refused_while_the_first_is_there(out: Path) -> None:

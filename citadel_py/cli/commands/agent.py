@@ -17,7 +17,7 @@ from citadel_py.cli.exits import Exit
 citadel-py agent --ca ca.example:8443 --ca-bundle ca.crt --token-file web.token \\
     --id spiffe://example.org/web --state /var/lib/web --sds unix:/run/web/sds.sock""",
         "citadel-py agent --ca-dir /srv/ca --id spiffe://example.org/web --state web --sds unix:web/sds.sock",
-        "citadel-py agent --config citadel.toml",
+        'citadel-py agent --config citadel.toml --out /run/web/tls --exec "nginx -s reload"',
     ],
     codes=[Exit.UNAVAILABLE, Exit.DENIED],
     meanings={Exit.DONE: "stopped by SIGTERM or SIGINT"},

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63itadel/v1/issuance.proto\x12\ncitadel.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xae\x01\n\x0cIssueRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0b\n\x03\x63sr\x18\x02 \x01(\x0c\x12\x11\n\tspiffe_id\x18\x03 \x01(\t\x12\x11\n\tdns_names\x18\x04 \x03(\t\x12+\n\x08lifetime\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07timeout\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xa7\x01\n\rIssueResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12.\n\x0b\x63\x65rtificate\x18\x02 \x01(\x0b\x32\x17.citadel.v1.CertificateH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\"\n\x06\x62undle\x18\x04 \x01(\x0b\x32\x12.citadel.v1.BundleB\t\n\x07outcome\"J\n\x0b\x43\x65rtificate\x12\r\n\x05\x63hain\x18\x01 \x03(\x0c\x12,\n\x08renew_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"J\n\x06\x42undle\x12\x14\n\x0ctrust_domain\x18\x01 \x01(\t\x12\x18\n\x10x509_authorities\x18\x02 \x03(\x0c\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x32U\n\x0fIssuanceService\x12\x42\n\x05Issue\x12\x18.citadel.v1.IssueRequest\x1a\x19.citadel.v1.IssueResponse\"\x00(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63itadel/v1/issuance.proto\x12\ncitadel.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xae\x01\n\x0cIssueRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0b\n\x03\x63sr\x18\x02 \x01(\x0c\x12\x11\n\tspiffe_id\x18\x03 \x01(\t\x12\x11\n\tdns_names\x18\x04 \x03(\t\x12+\n\x08lifetime\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07timeout\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\";\n\rIssueRequests\x12*\n\x08requests\x18\x01 \x03(\x0b\x32\x18.citadel.v1.IssueRequest\"\xa7\x01\n\rIssueResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12.\n\x0b\x63\x65rtificate\x18\x02 \x01(\x0b\x32\x17.citadel.v1.CertificateH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\"\n\x06\x62undle\x18\x04 \x01(\x0b\x32\x12.citadel.v1.BundleB\t\n\x07outcome\">\n\x0eIssueResponses\x12,\n\tresponses\x18\x01 \x03(\x0b\x32\x19.citadel.v1.IssueResponse\"J\n\x0b\x43\x65rtificate\x12\r\n\x05\x63hain\x18\x01 \x03(\x0c\x12,\n\x08renew_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"J\n\x06\x42undle\x12\x14\n\x0ctrust_domain\x18\x01 \x01(\t\x12\x18\n\x10x509_authorities\x18\x02 \x03(\x0c\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x32W\n\x0fIssuanceService\x12\x44\n\x05Issue\x12\x19.citadel.v1.IssueRequests\x1a\x1a.citadel.v1.IssueResponses\"\x00(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,12 +36,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ISSUEREQUEST']._serialized_start=132
   _globals['_ISSUEREQUEST']._serialized_end=306
-  _globals['_ISSUERESPONSE']._serialized_start=309
-  _globals['_ISSUERESPONSE']._serialized_end=476
-  _globals['_CERTIFICATE']._serialized_start=478
-  _globals['_CERTIFICATE']._serialized_end=552
-  _globals['_BUNDLE']._serialized_start=554
-  _globals['_BUNDLE']._serialized_end=628
-  _globals['_ISSUANCESERVICE']._serialized_start=630
-  _globals['_ISSUANCESERVICE']._serialized_end=715
+  _globals['_ISSUEREQUESTS']._serialized_start=308
+  _globals['_ISSUEREQUESTS']._serialized_end=367
+  _globals['_ISSUERESPONSE']._serialized_start=370
+  _globals['_ISSUERESPONSE']._serialized_end=537
+  _globals['_ISSUERESPONSES']._serialized_start=539
+  _globals['_ISSUERESPONSES']._serialized_end=601
+  _globals['_CERTIFICATE']._serialized_start=603
+  _globals['_CERTIFICATE']._serialized_end=677
+  _globals['_BUNDLE']._serialized_start=679
+  _globals['_BUNDLE']._serialized_end=753
+  _globals['_ISSUANCESERVICE']._serialized_start=755
+  _globals['_ISSUANCESERVICE']._serialized_end=842
 # @@protoc_insertion_point(module_scope)

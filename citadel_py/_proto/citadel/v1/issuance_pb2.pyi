@@ -77,6 +77,28 @@ class IssueRequest(_message.Message):
 Global___IssueRequest: _TypeAlias = IssueRequest  # noqa: Y015
 
 @_typing.final
+class IssueRequests(_message.Message):
+    """What a client has to ask at a moment: one request or several, whatever is ready."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___IssueRequest]: ...
+    def __init__(
+        self,
+        *,
+        requests: _abc.Iterable[Global___IssueRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IssueRequests: _TypeAlias = IssueRequests  # noqa: Y015
+
+@_typing.final
 class IssueResponse(_message.Message):
     """The answer to one request. Answers come in any order."""
 
@@ -119,6 +141,28 @@ class IssueResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
 
 Global___IssueResponse: _TypeAlias = IssueResponse  # noqa: Y015
+
+@_typing.final
+class IssueResponses(_message.Message):
+    """What is ready at a moment: one answer or several, of whatever messages their requests came in."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESPONSES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def responses(self) -> _containers.RepeatedCompositeFieldContainer[Global___IssueResponse]: ...
+    def __init__(
+        self,
+        *,
+        responses: _abc.Iterable[Global___IssueResponse] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["responses", b"responses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IssueResponses: _TypeAlias = IssueResponses  # noqa: Y015
 
 @_typing.final
 class Certificate(_message.Message):

@@ -37,8 +37,8 @@ class IssuanceServiceStub:
         """
         self.Issue = channel.stream_stream(
                 '/citadel.v1.IssuanceService/Issue',
-                request_serializer=citadel_dot_v1_dot_issuance__pb2.IssueRequest.SerializeToString,
-                response_deserializer=citadel_dot_v1_dot_issuance__pb2.IssueResponse.FromString,
+                request_serializer=citadel_dot_v1_dot_issuance__pb2.IssueRequests.SerializeToString,
+                response_deserializer=citadel_dot_v1_dot_issuance__pb2.IssueResponses.FromString,
                 _registered_method=True)
 
 
@@ -61,8 +61,8 @@ def add_IssuanceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Issue': grpc.stream_stream_rpc_method_handler(
                     servicer.Issue,
-                    request_deserializer=citadel_dot_v1_dot_issuance__pb2.IssueRequest.FromString,
-                    response_serializer=citadel_dot_v1_dot_issuance__pb2.IssueResponse.SerializeToString,
+                    request_deserializer=citadel_dot_v1_dot_issuance__pb2.IssueRequests.FromString,
+                    response_serializer=citadel_dot_v1_dot_issuance__pb2.IssueResponses.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -91,8 +91,8 @@ class IssuanceService:
             request_iterator,
             target,
             '/citadel.v1.IssuanceService/Issue',
-            citadel_dot_v1_dot_issuance__pb2.IssueRequest.SerializeToString,
-            citadel_dot_v1_dot_issuance__pb2.IssueResponse.FromString,
+            citadel_dot_v1_dot_issuance__pb2.IssueRequests.SerializeToString,
+            citadel_dot_v1_dot_issuance__pb2.IssueResponses.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,7 +36,7 @@ class IssuanceServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> IssuanceServiceAsyncStub: ...
-    Issue: _grpc.StreamStreamMultiCallable[_issuance_pb2.IssueRequest, _issuance_pb2.IssueResponse]
+    Issue: _grpc.StreamStreamMultiCallable[_issuance_pb2.IssueRequests, _issuance_pb2.IssueResponses]
     """The caller shows who it is as for CreateCertificate, once, when the stream begins; its
     credential is looked at again for each request, for it may end. Each request is decided,
     limited, recorded and answered on its own. The server reads no further while too many requests
@@ -48,7 +48,7 @@ class IssuanceServiceAsyncStub(IssuanceServiceStub):
     """Certifies many keys for one caller."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    Issue: _aio.StreamStreamMultiCallable[_issuance_pb2.IssueRequest, _issuance_pb2.IssueResponse]  # type: ignore[assignment]
+    Issue: _aio.StreamStreamMultiCallable[_issuance_pb2.IssueRequests, _issuance_pb2.IssueResponses]  # type: ignore[assignment]
     """The caller shows who it is as for CreateCertificate, once, when the stream begins; its
     credential is looked at again for each request, for it may end. Each request is decided,
     limited, recorded and answered on its own. The server reads no further while too many requests
@@ -61,9 +61,9 @@ class IssuanceServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def Issue(
         self,
-        request_iterator: _MaybeAsyncIterator[_issuance_pb2.IssueRequest],
+        request_iterator: _MaybeAsyncIterator[_issuance_pb2.IssueRequests],
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_issuance_pb2.IssueResponse], _abc.AsyncIterator[_issuance_pb2.IssueResponse]]:
+    ) -> _typing.Union[_abc.Iterator[_issuance_pb2.IssueResponses], _abc.AsyncIterator[_issuance_pb2.IssueResponses]]:
         """The caller shows who it is as for CreateCertificate, once, when the stream begins; its
         credential is looked at again for each request, for it may end. Each request is decided,
         limited, recorded and answered on its own. The server reads no further while too many requests

@@ -9,8 +9,10 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/svid/jwtsvid"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
@@ -62,16 +64,12 @@ func others(ctx context.Context, client *workloadapi.Client) error {
 	if err != nil {
 		return err
 	}
-	names := []string{}
-	for _, bundle := range bundles.Bundles() {
-		names = append(names, bundle.TrustDomain().Name())
-	}
 	_, err = client.FetchJWTSVID(ctx, jwtsvid.Params{Audience: "peer"})
 	var refused interface{ GRPCStatus() *status.Status }
 	if !errors.As(err, &refused) {
 		return fmt.Errorf("FetchJWTSVID was not refused: %w", err)
 	}
-	return tell(map[string]any{"bundles": names, "jwt": refused.GRPCStatus().Code().String()})
+	return tell(map[string]any{"bundles": names(bundles), "jwt": refused.GRPCStatus().Code().String()})
 }
 
 func (f *follower) OnX509ContextUpdate(held *workloadapi.X509Context) {
@@ -79,14 +77,12 @@ func (f *follower) OnX509ContextUpdate(held *workloadapi.X509Context) {
 		return
 	}
 	svid := held.DefaultSVID()
-	seen := update{ID: svid.ID.String(), Serial: fmt.Sprintf("%x", svid.Certificates[0].SerialNumber)}
+	serial := fmt.Sprintf("%x", svid.Certificates[0].SerialNumber)
+	seen := update{ID: svid.ID.String(), Serial: serial, Bundles: names(held.Bundles)}
 	if id, _, err := x509svid.Verify(svid.Certificates, held.Bundles); err != nil {
 		seen.Verified = err.Error()
 	} else {
 		seen.Verified = id.String()
-	}
-	for _, bundle := range held.Bundles.Bundles() {
-		seen.Bundles = append(seen.Bundles, bundle.TrustDomain().Name())
 	}
 	if err := tell(seen); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -98,6 +94,15 @@ func (f *follower) OnX509ContextUpdate(held *workloadapi.X509Context) {
 
 func (f *follower) OnX509ContextWatchError(err error) {
 	fmt.Fprintln(os.Stderr, status.Code(err), err)
+}
+
+func names(bundles *x509bundle.Set) []string {
+	found := []string{}
+	for _, bundle := range bundles.Bundles() {
+		found = append(found, bundle.TrustDomain().Name())
+	}
+	slices.Sort(found)
+	return found
 }
 
 func tell(what any) error {

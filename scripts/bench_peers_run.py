@@ -1,0 +1,199 @@
+"""The service beside other authorities: the same load, in turns, and the ratio of what a certificate costs.
+
+`scripts/bench-peers` sets up what it needs and becomes this. The answer is a Markdown table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+from citadel_py.app.bench import Amount, Cell, Connections, Keys, Result, callers, load_for, measure, result
+from citadel_py.app.bench_callers import AUDIENCE, ISSUER, TRUST_DOMAIN, TokenIssuer, csrs
+from citadel_py.app.bench_checks import problems_of_answers
+from citadel_py.app.bench_client import drive
+from citadel_py.app.bench_server import READY_WITHIN_S, Target, child, did_not_start, free_addresses
+from citadel_py.app.runtime import utcnow
+from citadel_py.core.bundle import Bundle
+from citadel_py.core.errors import CitadelError
+from citadel_py.core.keys import KeyType
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAMS = ROOT / ".cache" / "peers" / "bin"
+NOT_VALID, UNAVAILABLE, INTERRUPTED = 1, 4, 130
+ROUNDS, SECONDS = 7, 2
+_LOOK_EVERY_S = 0.02
+
+Start = Callable[[Path, TokenIssuer], AbstractContextManager[Target]]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another authority, and how it is started."""
+
+    name: str
+    start: Start = field(repr=False)
+
+
+@contextmanager
+def _istio(directory: Path, tokens: TokenIssuer, *, keys: str) -> Iterator[Target]:
+    (directory / "jwks.json").write_bytes(tokens.jwks())
+    (address,) = free_addresses(1)
+    command: list[str | Path] = [
+        *(PROGRAMS / "istio", "--listen", address, "--keys", keys, "--jwks", directory / "jwks.json"),
+        *("--issuer", ISSUER, "--audience", AUDIENCE, "--trust-domain", TRUST_DOMAIN.name, "--dir", directory),
+    ]
+    log, roots = directory / "peer.log", directory / "ca.crt"
+    with log.open("wb") as output, child(command, directory, output) as process:
+        deadline = time.monotonic() + READY_WITHIN_S
+        while not roots.exists() or not roots.read_bytes().endswith(b"-----END CERTIFICATE-----\n"):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise did_not_start(log)
+            time.sleep(_LOOK_EVERY_S)
+        yield Target(process.pid, address, address, Bundle.from_pem(TRUST_DOMAIN, roots.read_bytes()))
+
+
+ISTIO_DEFAULT = Peer("Istio, RSA-2048 (its default)", lambda place, tokens: _istio(place, tokens, keys="rsa2048"))
+ISTIO_P256 = Peer("Istio, P-256", lambda place, tokens: _istio(place, tokens, keys="p256"))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One row: our cell, and the peer that gets the same calls."""
+
+    ours: Cell
+    peer: Peer
+
+
+RSA, RSA_3072, P256 = Keys(KeyType.RSA2048), Keys(KeyType.RSA2048, KeyType.RSA3072), Keys()
+COMPARISONS = (
+    Comparison(Cell(RSA, Connections.WARM, in_flight=16), ISTIO_DEFAULT),
+    Comparison(Cell(RSA, Connections.NEW, in_flight=16), ISTIO_DEFAULT),
+    Comparison(Cell(RSA_3072, Connections.WARM, in_flight=16), ISTIO_DEFAULT),
+    Comparison(Cell(P256, Connections.WARM, in_flight=1), ISTIO_P256),
+    Comparison(Cell(P256, Connections.WARM, in_flight=16), ISTIO_P256),
+    Comparison(Cell(P256, Connections.WARM, in_flight=64), ISTIO_P256),
+    Comparison(Cell(P256, Connections.NEW, in_flight=16), ISTIO_P256),
+)
+
+
+@dataclass
+class Pairs:
+    """Results of one comparison, of ours and of the peer's in the same round."""
+
+    found: list[tuple[Result, Result]] = field(default_factory=list)
+
+    @property
+    def ratios(self) -> list[float]:
+        """Certificates for the same CPU time, ours to the peer's: above 1 is good."""
+        return [peer.cpu_us / ours.cpu_us for ours, peer in self.found]
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _parse(arguments)
+    amount = Amount(time=timedelta(seconds=options.seconds))
+    wanted = [each for each in COMPARISONS if options.only in f"{each.peer.name} {each.ours}"]
+    pairs = {each: Pairs() for each in wanted}
+    try:
+        for number in range(1, options.rounds + 1):
+            for comparison in wanted:
+                pair = _pair(comparison, amount, options.dir, peer_first=number % 2 == 0)
+                if problems := _problems(comparison, pair):
+                    print(*problems, sep="\n", file=sys.stderr)
+                    return NOT_VALID
+                pairs[comparison].found.append(pair)
+            print(f"round {number} of {options.rounds}", file=sys.stderr, flush=True)
+    except CitadelError as error:
+        print(f"error: {error.message}", file=sys.stderr)
+        return UNAVAILABLE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    print(_report(pairs, options))
+    return 0
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="scripts/bench-peers", description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=_number(100), default=ROUNDS, help=f"rounds in turns (default {ROUNDS})")
+    parser.add_argument("--seconds", type=_number(60), default=SECONDS, help=f"of each run (default {SECONDS})")
+    parser.add_argument("--only", metavar="TEXT", default="", help="only comparisons with this in their names")
+    parser.add_argument("--dir", metavar="D", type=Path, help="where ledgers are: the disk that is measured")
+    return parser.parse_args(arguments)
+
+
+def _number(most: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not 1 <= (value := int(text)) <= most:
+            raise argparse.ArgumentTypeError(f"not from 1 to {most}")
+        return value
+
+    return number
+
+
+def _pair(comparison: Comparison, amount: Amount, place: Path | None, *, peer_first: bool) -> tuple[Result, Result]:
+    """One run each. Who is first changes from round to round."""
+    if peer_first:
+        peer = _measure_peer(comparison, amount, place)
+        return measure(comparison.ours, amount, place=place), peer
+    return measure(comparison.ours, amount, place=place), _measure_peer(comparison, amount, place)
+
+
+def _measure_peer(comparison: Comparison, amount: Amount, place: Path | None) -> Result:
+    cell, tokens = comparison.ours, TokenIssuer()
+    sent = csrs(cell.keys.leaf)
+    credentials = tokens.credentials(callers(cell, amount), now=utcnow())
+    with tempfile.TemporaryDirectory(prefix="citadel-bench-", dir=place) as name:
+        directory = Path(name)
+        with comparison.peer.start(directory, tokens) as target:
+            driven = drive(load_for(cell, amount, sent, credentials, target=target), target, directory)
+        problems = problems_of_answers(driven.outcome, sent, target.bundle, now=utcnow())
+        return result(cell, driven, tuple(problems))
+
+
+def _problems(comparison: Comparison, pair: tuple[Result, Result]) -> list[str]:
+    names = (f"ours, {comparison.ours}", f"{comparison.peer.name}, {comparison.ours}")
+    return [f"not valid: {name}: {each}" for name, found in zip(names, pair, strict=True) for each in found.problems]
+
+
+def _report(pairs: dict[Comparison, Pairs], options: argparse.Namespace) -> str:
+    command = f"scripts/bench-peers --rounds {options.rounds} --seconds {options.seconds}"
+    lines = [
+        f"`{command}`: {os.cpu_count()} processors, CPython {platform.python_version()}, {_versions()}.",
+        "",
+        "| peer | ours | connections | in flight | CPU us/cert, ours | peer | ratio: median | range |",
+        "|---|---|---|---|---|---|---|---|",
+        *(_line(comparison, found) for comparison, found in pairs.items()),
+    ]
+    return "\n".join(lines)
+
+
+def _line(comparison: Comparison, pairs: Pairs) -> str:
+    ours = statistics.median(each.cpu_us for each, _ in pairs.found)
+    peer = statistics.median(each.cpu_us for _, each in pairs.found)
+    ratio, cell = statistics.median(pairs.ratios), comparison.ours
+    shown = f"**{ratio:.2f}**" if ratio >= 1 else f"{ratio:.2f} (loses)"
+    spread = f"{min(pairs.ratios):.2f} to {max(pairs.ratios):.2f}"
+    cells = (comparison.peer.name, cell.keys, cell.connections, cell.in_flight, f"{ours:.0f}", f"{peer:.0f}", shown)
+    return f"| {' | '.join(map(str, cells))} | {spread} |"
+
+
+def _versions() -> str:
+    module = (ROOT / "scripts" / "peers" / "istio" / "go.mod").read_text()
+    found = re.search(r"^\s*istio\.io/istio (\S+)", module, re.MULTILINE)
+    return f"Istio {found[1] if found else '?'}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
