@@ -15,7 +15,10 @@ from _go import find_go, go_environment
 
 SOURCE = ROOT / "scripts" / "peers"
 BUILT = CACHE / "peers"
-PROGRAMS = {"istio": "."}  # module below scripts/peers, and the package in it to build
+PROGRAMS = {
+    "istio": ".",
+    "stepca": "github.com/smallstep/certificates/cmd/step-ca",
+}  # module below scripts/peers, and the package in it to build
 
 
 def main(arguments: list[str]) -> int:
@@ -42,7 +45,17 @@ def _build(name: str, progress: Progress, held: int) -> None:
     """At the lowest priority: it takes minutes, and nobody waits for it but this."""
     progress.say(f"{name}: building (minutes, and a gigabyte in {BUILT.relative_to(ROOT)}, the first time)")
     _stamp(name).unlink(missing_ok=True)
-    command = ["nice", "-n", "19", find_go(progress), "build", "-trimpath", "-o", BUILT / "bin" / name, PROGRAMS[name]]
+    command: list[str | Path] = [
+        "nice",
+        "-n",
+        "19",
+        find_go(progress),
+        "build",
+        "-trimpath",
+        "-o",
+        BUILT / "bin" / name,
+        PROGRAMS[name],
+    ]
     environment = {**go_environment(), "GOCACHE": str(BUILT / "build"), "GOPATH": str(BUILT / "path")}
     done = subprocess.run(
         command, cwd=SOURCE / name, env=environment, pass_fds=(held,), capture_output=True, text=True, check=False

@@ -12,68 +12,35 @@ import re
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 
+from bench_peers_servers import ISTIO_DEFAULT, ISTIO_P256, ROOT, STEP, Peer
 from citadel_py.app.bench import Amount, Cell, Connections, Keys, Result, callers, load_for, measure, result
-from citadel_py.app.bench_callers import AUDIENCE, ISSUER, TRUST_DOMAIN, TokenIssuer, csrs
+from citadel_py.app.bench_callers import csrs
 from citadel_py.app.bench_checks import problems_of_answers
-from citadel_py.app.bench_client import drive
-from citadel_py.app.bench_server import READY_WITHIN_S, Target, child, did_not_start, free_addresses
+from citadel_py.app.bench_client import CLIENT, drive
 from citadel_py.app.runtime import utcnow
-from citadel_py.core.bundle import Bundle
 from citadel_py.core.errors import CitadelError
 from citadel_py.core.keys import KeyType
 
-ROOT = Path(__file__).resolve().parent.parent
-PROGRAMS = ROOT / ".cache" / "peers" / "bin"
 NOT_VALID, UNAVAILABLE, INTERRUPTED = 1, 4, 130
 ROUNDS, SECONDS = 7, 2
-_LOOK_EVERY_S = 0.02
-
-Start = Callable[[Path, TokenIssuer], AbstractContextManager[Target]]
-
-
-@dataclass(frozen=True)
-class Peer:
-    """Another authority, and how it is started."""
-
-    name: str
-    start: Start = field(repr=False)
-
-
-@contextmanager
-def _istio(directory: Path, tokens: TokenIssuer, *, keys: str) -> Iterator[Target]:
-    (directory / "jwks.json").write_bytes(tokens.jwks())
-    (address,) = free_addresses(1)
-    command: list[str | Path] = [
-        *(PROGRAMS / "istio", "--listen", address, "--keys", keys, "--jwks", directory / "jwks.json"),
-        *("--issuer", ISSUER, "--audience", AUDIENCE, "--trust-domain", TRUST_DOMAIN.name, "--dir", directory),
-    ]
-    log, roots = directory / "peer.log", directory / "ca.crt"
-    with log.open("wb") as output, child(command, directory, output) as process:
-        deadline = time.monotonic() + READY_WITHIN_S
-        while not roots.exists() or not roots.read_bytes().endswith(b"-----END CERTIFICATE-----\n"):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise did_not_start(log)
-            time.sleep(_LOOK_EVERY_S)
-        yield Target(process.pid, address, address, Bundle.from_pem(TRUST_DOMAIN, roots.read_bytes()))
-
-
-ISTIO_DEFAULT = Peer("Istio, RSA-2048 (its default)", lambda place, tokens: _istio(place, tokens, keys="rsa2048"))
-ISTIO_P256 = Peer("Istio, P-256", lambda place, tokens: _istio(place, tokens, keys="p256"))
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One row: our cell, and the peer that gets the same calls."""
+    """One row: our cell, and the peer that gets the same calls, where it has no stream over warm connections."""
 
     ours: Cell
     peer: Peer
+    theirs: Connections | None = None
+
+    @property
+    def peers_cell(self) -> Cell:
+        return replace(self.ours, connections=self.theirs or self.ours.connections)
 
 
 RSA, RSA_3072, P256 = Keys(KeyType.RSA2048), Keys(KeyType.RSA2048, KeyType.RSA3072), Keys()
@@ -85,6 +52,10 @@ COMPARISONS = (
     Comparison(Cell(P256, Connections.WARM, in_flight=16), ISTIO_P256),
     Comparison(Cell(P256, Connections.WARM, in_flight=64), ISTIO_P256),
     Comparison(Cell(P256, Connections.NEW, in_flight=16), ISTIO_P256),
+    Comparison(Cell(P256, Connections.STREAM, in_flight=16), ISTIO_P256, theirs=Connections.WARM),
+    Comparison(Cell(P256, Connections.STREAM, in_flight=64), ISTIO_P256, theirs=Connections.WARM),
+    Comparison(Cell(P256, Connections.WARM, in_flight=16), STEP),
+    Comparison(Cell(P256, Connections.NEW, in_flight=16), STEP),
 )
 
 
@@ -151,13 +122,14 @@ def _pair(comparison: Comparison, amount: Amount, place: Path | None, *, peer_fi
 
 
 def _measure_peer(comparison: Comparison, amount: Amount, place: Path | None) -> Result:
-    cell, tokens = comparison.ours, TokenIssuer()
+    cell, peer = comparison.peers_cell, comparison.peer
     sent = csrs(cell.keys.leaf)
-    credentials = tokens.credentials(callers(cell, amount), now=utcnow())
     with tempfile.TemporaryDirectory(prefix="citadel-bench-", dir=place) as name:
         directory = Path(name)
-        with comparison.peer.start(directory, tokens) as target:
-            driven = drive(load_for(cell, amount, sent, credentials, target=target), target, directory)
+        with peer.start(directory) as (target, tokens):
+            credentials = tokens.credentials(callers(cell, amount), now=utcnow())
+            load = load_for(cell, amount, sent, credentials, target=target)
+            driven = drive(load, target, directory, program=peer.client or CLIENT)
         problems = problems_of_answers(driven.outcome, sent, target.bundle, now=utcnow())
         return result(cell, driven, tuple(problems))
 
@@ -190,9 +162,11 @@ def _line(comparison: Comparison, pairs: Pairs) -> str:
 
 
 def _versions() -> str:
-    module = (ROOT / "scripts" / "peers" / "istio" / "go.mod").read_text()
-    found = re.search(r"^\s*istio\.io/istio (\S+)", module, re.MULTILINE)
-    return f"Istio {found[1] if found else '?'}"
+    """Of the peers, as their modules name them."""
+    modules = {"Istio": ("istio", "istio.io/istio"), "step-ca": ("stepca", "github.com/smallstep/certificates")}
+    texts = {name: (ROOT / "scripts" / "peers" / place / "go.mod").read_text() for name, (place, _) in modules.items()}
+    found = {name: re.search(rf"{re.escape(modules[name][1])} (v\S+)", text) for name, text in texts.items()}
+    return ", ".join(f"{name} {version[1]}" for name, version in found.items() if version)
 
 
 if __name__ == "__main__":

@@ -314,6 +314,14 @@ def test_lifetimes_out_of_order_are_refused() -> None:
 
 def test_a_renewal_window_beyond_the_lifetime_is_refused() -> None:
     assert refused("agent", {**AGENT, "renew_latest": 1.0}).rule == "renewal_window"
+    assert refused("serve", {**SERVE, "renew_latest": 1.0}).rule == "renewal_window"
+
+
+@pytest.mark.parametrize(
+    "limit", [{"issue_rate": 0}, {"caller_rate": -1}, {"identity_limit": 0}, {"identity_window": "0s"}]
+)
+def test_a_limit_that_lets_nothing_pass_is_refused(limit: dict[str, object]) -> None:
+    assert refused("serve", {**SERVE, **limit}).rule == "rate_limit"
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,18 @@ from enum import StrEnum
 from itertools import product
 from pathlib import Path
 
-from citadel_py.app.bench_callers import USES, SentCSRs, TokenIssuer, certificates, csrs
+from citadel_py.app.bench_callers import (
+    NODES_ASK_FOR_OTHERS,
+    STREAM_USES,
+    USES,
+    SentCSRs,
+    TokenIssuer,
+    certificates,
+    csrs,
+)
+from citadel_py.app.bench_calls import NEW, STREAM, WARM, Credential, Load, Outcome
 from citadel_py.app.bench_checks import problems_of_answers, problems_of_ledger
 from citadel_py.app.bench_client import Driven, drive
-from citadel_py.app.bench_load import NEW, WARM, Credential, Load, Outcome
 from citadel_py.app.bench_server import Service, Target, serving
 from citadel_py.app.runtime import utcnow
 from citadel_py.core.keys import KeyType
@@ -34,6 +42,7 @@ class Connections(StrEnum):
 
     WARM = WARM
     NEW = NEW
+    STREAM = STREAM
 
 
 class Auth(StrEnum):
@@ -126,7 +135,7 @@ def measure(cell: Cell, amount: Amount, *, place: Path | None = None, tokens: To
     sent, trusted = csrs(cell.keys.leaf), TokenIssuer()
     with tempfile.TemporaryDirectory(prefix="citadel-bench-", dir=place) as name:
         directory = Path(name)
-        with serving(directory / "ca", cell.keys.authority, trusted, now=utcnow()) as service:
+        with serving(directory / "ca", cell.keys.authority, trusted, policy=_policy(cell), now=utcnow()) as service:
             credentials = _credentials(cell, amount, service, tokens or trusted)
             driven = drive(load_for(cell, amount, sent, credentials, target=service.target), service.target, directory)
         return result(cell, driven, tuple(_problems(driven.outcome, service, sent)))
@@ -164,9 +173,16 @@ def load_for(cell: Cell, amount: Amount, sent: SentCSRs, credentials: Sequence[C
 def callers(cell: Cell, amount: Amount) -> int:
     """How many different ones there are: one for each call, or few enough that they come again."""
     calls = amount.most + cell.in_flight  # the first ones are to warm up
+    if cell.connections is Connections.STREAM:
+        return math.ceil(calls / STREAM_USES)
     if cell.auth is Auth.JWT:
         return calls
     return max(2 * cell.in_flight, math.ceil(calls / USES))
+
+
+def _policy(cell: Cell) -> str | None:
+    """A file of rules, where the defaults are not enough: callers on a stream ask for others."""
+    return NODES_ASK_FOR_OTHERS if cell.connections is Connections.STREAM else None
 
 
 def _credentials(cell: Cell, amount: Amount, service: Service, tokens: TokenIssuer) -> list[Credential]:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache
+from itertools import combinations
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from citadel_py.app.bench_load import Credential
+from citadel_py.app.bench_calls import Credential
 from citadel_py.core.csr import create_csr
 from citadel_py.core.issuer import Issuer
-from citadel_py.core.keys import KeyType, PublicKey, generate_key, private_key_pem
+from citadel_py.core.keys import KeyType, PrivateKey, PublicKey, generate_key, private_key_pem
 from citadel_py.core.policy import Grant
 from citadel_py.core.profile import SERIAL_BYTES, serial_number
 from citadel_py.core.spiffe import SpiffeID, TrustDomain
@@ -25,8 +26,17 @@ ISSUER = "https://issuer.bench.example"
 AUDIENCE = "istio-ca"
 LIFETIME = timedelta(hours=2)
 USES = 50  # of one token or certificate, where it is used more than once: well within what one identity is given
-_CSRS = {KeyType.P256: 256}
-_RSA_CSRS = 32  # a key takes 70 ms to make; they repeat
+STREAM_USES = 800  # of one caller on a stream, within what one caller is given at once
+NODES_ASK_FOR_OTHERS = """\
+trust_domain = "bench.example"
+
+[[rule]]
+name = "nodes ask for others"
+who.id = "spiffe://bench.example/ns/bench/sa/*"
+what.id = "spiffe://bench.example/ns/bench/sa/*"
+"""
+_MADE_KEYS = 24  # their 48 primes give 1128 RSA keys
+_E = 65537
 _KID = "bench"
 
 
@@ -41,8 +51,26 @@ class SentCSRs:
 @cache
 def csrs(key_type: KeyType) -> SentCSRs:
     """A stock of CSRs; they are the same for every run of this process."""
-    keys = [generate_key(key_type) for _ in range(_CSRS.get(key_type, _RSA_CSRS))]
+    keys = list(_keys(key_type))
     return SentCSRs([create_csr(key).decode() for key in keys], [key.public_key() for key in keys])
+
+
+def _keys(key_type: KeyType) -> Iterator[PrivateKey]:
+    made = [generate_key(key_type) for _ in range(_MADE_KEYS)]
+    rsa_keys = [key.private_numbers() for key in made if isinstance(key, rsa.RSAPrivateKey)]
+    return _rsa_keys([prime for key in rsa_keys for prime in (key.p, key.q)]) if rsa_keys else iter(made)
+
+
+def _rsa_keys(primes: Sequence[int]) -> Iterator[PrivateKey]:
+    """A key of each pair of primes: the service sees more new keys than it remembers, and few had to be made.
+
+    It does more work for an RSA key that it sees for the first time, and most callers have new ones.
+    """
+    for p, q in combinations(primes, 2):
+        d = pow(_E, -1, (p - 1) * (q - 1))
+        exponents = (rsa.rsa_crt_dmp1(d, p), rsa.rsa_crt_dmq1(d, q), rsa.rsa_crt_iqmp(p, q))
+        numbers = rsa.RSAPrivateNumbers(p, q, d, *exponents, rsa.RSAPublicNumbers(_E, p * q))
+        yield numbers.private_key(unsafe_skip_rsa_key_validation=True)  # whose primes OpenSSL made
 
 
 @dataclass(frozen=True)

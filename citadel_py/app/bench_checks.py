@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from citadel_py.app.bench_callers import SentCSRs
-from citadel_py.app.bench_load import Outcome, Sample
+from citadel_py.app.bench_calls import Outcome, Sample
 from citadel_py.core.bundle import Bundle
 from citadel_py.core.errors import CitadelError
 from citadel_py.core.keys import same_public_key

@@ -5,17 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from citadel_py.app import bench_load
-from citadel_py.app.bench_load import CALL_TIMEOUT_S, GO, READY, Load, Outcome
+from citadel_py.app.bench_calls import CALL_TIMEOUT_S, GO, READY, Load, Outcome
 from citadel_py.app.bench_proc import usage
 from citadel_py.app.bench_server import Target, environment
 from citadel_py.core.errors import Unavailable
 
+CLIENT = ("-m", bench_load.__name__)
 _AROUND_S = 120.0  # to get ready, and to tell what came of it
 
 
@@ -28,9 +29,12 @@ class Driven:
     rss_bytes: int
 
 
-def drive(load: Load, target: Target, directory: Path) -> Driven:
-    """Run a load against a server that runs. Raises Unavailable where the client dies or hangs."""
-    with _client(load, directory / "client.log") as client:
+def drive(load: Load, target: Target, directory: Path, *, program: Sequence[str | Path] = CLIENT) -> Driven:
+    """Run a load against a server that runs. Raises Unavailable where the client dies or hangs.
+
+    `program` is what Python runs as the client; it speaks as bench_load does.
+    """
+    with _client(load, program, directory / "client.log") as client:
         _expect_ready(client, directory / "client.log")
         before = usage(target.pid)
         _say(client, GO)
@@ -42,12 +46,12 @@ def drive(load: Load, target: Target, directory: Path) -> Driven:
 
 
 @contextmanager
-def _client(load: Load, log: Path) -> Iterator[subprocess.Popen[str]]:
+def _client(load: Load, program: Sequence[str | Path], log: Path) -> Iterator[subprocess.Popen[str]]:
     """The process, with its load; killed when it takes longer than it may."""
     with (
         log.open("wb") as errors,
         subprocess.Popen(  # noqa: S603 - a module of our own
-            [sys.executable, "-m", bench_load.__name__],
+            [sys.executable, *program],
             env=environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -8,95 +8,43 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 import grpc
 
 from citadel_py._proto.istio.v1.auth import ca_pb2, ca_pb2_grpc
+from citadel_py.app.bench_calls import (
+    CALL_TIMEOUT_S,
+    GO,
+    NEW,
+    READY,
+    STREAM,
+    CallFailed,
+    Connect,
+    Connection,
+    Credential,
+    Load,
+    Outcome,
+    Sample,
+)
+from citadel_py.app.bench_stream import Stream
 from citadel_py.core.pem import load_certificates
 
-READY, GO = "ready", "go"
-WARM, NEW = "warm", "new"
-CALL_TIMEOUT_S = 30.0
 TOKEN_CONNECTIONS = 8  # callers with tokens share so many warm connections at most
 SAMPLES = 50
 _OWN_CONNECTIONS = ("grpc.use_local_subchannel_pool", 1)  # or grpc would share one between channels
 
 
-@dataclass(frozen=True, slots=True)
-class Credential:
-    """Who a caller is: a bearer token, or a certificate with its key (PEM)."""
-
-    token: str = ""
-    chain: str = ""
-    key: str = field(default="", repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """What to ask for, and how. It ends after `count` calls or `seconds`, whichever is first.
-
-    Call number n uses CSR n and credential n of those that are there, from the first again after the last.
-    """
-
-    address: str
-    roots: str
-    csrs: Sequence[str]
-    credentials: Sequence[Credential] = field(repr=False)
-    in_flight: int
-    connections: str
-    count: int
-    seconds: float
-
-    @classmethod
-    def from_json(cls, text: str) -> Load:
-        value = json.loads(text)
-        return cls(**{**value, "credentials": [Credential(**each) for each in value["credentials"]]})
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One answer: the certificates without the bundle at their end, and the number of the CSR that was sent."""
-
-    csr: int
-    chain: Sequence[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of a load. `serials` are those of all answers, hex; the first `warm_up` of them came before `go`."""
-
-    seconds: float
-    latencies_s: Sequence[float]
-    serials: Sequence[str]
-    warm_up: int
-    failures: int
-    first_failure: str
-    samples: Sequence[Sample]
-
-    @classmethod
-    def from_json(cls, text: str) -> Outcome:
-        value = json.loads(text)
-        return cls(**{**value, "samples": [Sample(**each) for each in value["samples"]]})
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
-
-
 class Client:
-    """Makes calls, and keeps what came of them."""
+    """Makes calls over what `connect` gives, and keeps what came of them."""
 
-    def __init__(self, load: Load) -> None:
+    def __init__(self, load: Load, connect: Connect) -> None:
         self._load = load
-        self._stubs: list[ca_pb2_grpc.IstioCertificateServiceAsyncStub] = []
+        self._connect = connect
+        self._warm: list[Connection] = []
         self._answers: list[tuple[int, Sequence[str]]] = []
         self._latencies: list[float] = []
         self._failures: list[str] = []
@@ -104,8 +52,8 @@ class Client:
     async def run(self, begin: Callable[[], None]) -> Outcome:
         """Warm up, wait in `begin`, and call until the load is done."""
         async with AsyncExitStack() as stack:
-            if self._load.connections == WARM:
-                self._stubs = [await stack.enter_async_context(self._connected(n)) for n in range(self._channels())]
+            if self._load.connections != NEW:
+                self._warm = [await stack.enter_async_context(self._connected(n)) for n in range(self._channels())]
             numbers = itertools.count()
             await self._calls(itertools.islice(numbers, self._warm_up_calls()), until=float("inf"))
             warm_up = len(self._answers)
@@ -116,13 +64,13 @@ class Client:
             return self._outcome(time.perf_counter() - started, warm_up)
 
     def _channels(self) -> int:
-        """Certificates belong to connections, so each of them needs its own."""
-        if self._load.credentials[0].chain:
+        """Certificates and streams belong to connections, so each of them needs its own."""
+        if self._load.credentials[0].chain or self._load.connections == STREAM:
             return len(self._load.credentials)
         return min(self._load.in_flight, TOKEN_CONNECTIONS)
 
     def _warm_up_calls(self) -> int:
-        return max(len(self._stubs), self._load.in_flight)
+        return max(len(self._warm), self._load.in_flight)
 
     async def _calls(self, numbers: Iterator[int], *, until: float) -> None:
         async with asyncio.TaskGroup() as group:
@@ -138,35 +86,22 @@ class Client:
     async def _call(self, number: int) -> None:
         started = time.perf_counter()
         try:
-            reply = await self._ask(number)
-        except grpc.aio.AioRpcError as error:
-            self._failures.append(f"{error.code().name}: {error.details()}")
+            chain = await self._ask(number)
+        except CallFailed as error:
+            self._failures.append(str(error))
         else:
             self._latencies.append(time.perf_counter() - started)
-            self._answers.append((number, reply.cert_chain))
+            self._answers.append((number, chain))
 
-    async def _ask(self, number: int) -> ca_pb2.IstioCertificateResponse:
-        if self._stubs:
-            return await self._create(self._stubs[number % len(self._stubs)], number)
-        async with self._connected(number) as stub:
-            return await self._create(stub, number)
+    async def _ask(self, number: int) -> Sequence[str]:
+        csr, credential = self._load.csrs[number % len(self._load.csrs)], self._credential(number)
+        if self._warm:
+            return await self._warm[number % len(self._warm)].ask(csr, credential)
+        async with self._connected(number) as connection:
+            return await connection.ask(csr, credential)
 
-    async def _create(
-        self, stub: ca_pb2_grpc.IstioCertificateServiceAsyncStub, number: int
-    ) -> ca_pb2.IstioCertificateResponse:
-        request = ca_pb2.IstioCertificateRequest(csr=self._load.csrs[number % len(self._load.csrs)])
-        token = self._credential(number).token
-        headers = (("authorization", f"Bearer {token}"),) if token else ()
-        return await stub.CreateCertificate(request, metadata=headers, timeout=CALL_TIMEOUT_S)
-
-    @asynccontextmanager
-    async def _connected(self, number: int) -> AsyncIterator[ca_pb2_grpc.IstioCertificateServiceAsyncStub]:
-        own = self._credential(number)
-        credentials = grpc.ssl_channel_credentials(
-            self._load.roots.encode(), own.key.encode() or None, own.chain.encode() or None
-        )
-        async with grpc.aio.secure_channel(self._load.address, credentials, [_OWN_CONNECTIONS]) as channel:
-            yield ca_pb2_grpc.IstioCertificateServiceStub(channel)
+    def _connected(self, number: int) -> AbstractAsyncContextManager[Connection]:
+        return self._connect(self._load, self._credential(number))
 
     def _credential(self, number: int) -> Credential:
         return self._load.credentials[number % len(self._load.credentials)]
@@ -186,6 +121,41 @@ class Client:
         )
 
 
+class _Istio:
+    """A gRPC channel with the certificate API."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub: ca_pb2_grpc.IstioCertificateServiceAsyncStub = ca_pb2_grpc.IstioCertificateServiceStub(channel)
+
+    async def ask(self, csr: str, credential: Credential) -> Sequence[str]:
+        """See Connection."""
+        request = ca_pb2.IstioCertificateRequest(csr=csr)
+        headers = (("authorization", f"Bearer {credential.token}"),) if credential.token else ()
+        try:
+            reply = await self._stub.CreateCertificate(request, metadata=headers, timeout=CALL_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            raise CallFailed(f"{error.code().name}: {error.details()}") from error
+        return reply.cert_chain
+
+
+@asynccontextmanager
+async def citadel(load: Load, credential: Credential) -> AsyncIterator[Connection]:
+    """A TLS connection of its own, with the caller's certificate where it has one."""
+    credentials = grpc.ssl_channel_credentials(
+        load.roots.encode(), credential.key.encode() or None, credential.chain.encode() or None
+    )
+    async with grpc.aio.secure_channel(load.address, credentials, [_OWN_CONNECTIONS]) as channel:
+        if load.connections != STREAM:
+            yield _Istio(channel)
+            return
+        stream = Stream(channel, credential)
+        reading = asyncio.create_task(stream.read())
+        try:
+            yield stream
+        finally:
+            reading.cancel()
+
+
 def _serial(leaf_pem: str) -> str:
     return f"{load_certificates(leaf_pem.encode())[0].serial_number:x}"
 
@@ -197,9 +167,10 @@ def _wait_for_go() -> None:
         raise SystemExit(1)  # whoever started us is gone
 
 
-def main() -> None:
+def main(connect: Connect = citadel) -> None:
+    """Be the client process."""
     load = Load.from_json(sys.stdin.readline())
-    sys.stdout.write(asyncio.run(Client(load).run(_wait_for_go)).to_json() + "\n")
+    sys.stdout.write(asyncio.run(Client(load, connect).run(_wait_for_go)).to_json() + "\n")
 
 
 if __name__ == "__main__":

@@ -69,9 +69,14 @@ class Service:
 
 
 @contextmanager
-def serving(directory: Path, key_type: KeyType, tokens: TokenIssuer, *, now: datetime) -> Iterator[Service]:
-    """Run `serve` on a new authority in `directory`. Raises Unavailable where it does not become ready."""
-    service = Service(directory, _found(directory, key_type, now))
+def serving(
+    directory: Path, key_type: KeyType, tokens: TokenIssuer, *, policy: str | None, now: datetime
+) -> Iterator[Service]:
+    """Run `serve` on a new authority in `directory`, with rules where some are given.
+
+    Raises Unavailable where it does not become ready.
+    """
+    service = Service(directory, found(directory, key_type, now))
     jwks, config, log = directory / "jwks.json", directory / "none.toml", directory / "serve.log"
     jwks.write_bytes(tokens.jwks())
     config.touch()
@@ -81,6 +86,9 @@ def serving(directory: Path, key_type: KeyType, tokens: TokenIssuer, *, now: dat
         *("--listen", listen, "--listen-mtls", listen_mtls, "--admin", admin),
         *("--jwt-issuer", ISSUER, "--jwt-audience", AUDIENCE, "--jwt-jwks", jwks),
     ]
+    if policy is not None:
+        (directory / "policy.toml").write_text(policy)
+        command += ["--policy", directory / "policy.toml"]
     with log.open("wb") as output, child(command, directory, output) as process:
         _wait_until_ready(admin, process, log)
         service.target = Target(process.pid, listen, listen_mtls, service.issuer.bundle)
@@ -131,7 +139,7 @@ def free_addresses(count: int) -> list[str]:
     raise Unavailable("there are no free ports on loopback", rule="bench_server_failed")
 
 
-def _found(directory: Path, key_type: KeyType, now: datetime) -> Issuer:
+def found(directory: Path, key_type: KeyType, now: datetime) -> Issuer:
     """Write a new authority; what signs there, for certificates of callers."""
     now = now.replace(microsecond=0)  # certificates know whole seconds
     validity = Validity(now - timedelta(hours=1), now + timedelta(days=30))

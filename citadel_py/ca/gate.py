@@ -11,7 +11,7 @@ from datetime import datetime
 from functools import lru_cache
 from urllib.parse import unquote
 
-from citadel_py.core.admission import Admission, AdmissionLimits, Ask, Peer, Strangers, Ticket
+from citadel_py.core.admission import Admission, AdmissionLimits, Ask, Peer, Priority, Strangers, Ticket
 from citadel_py.core.errors import Unavailable
 from citadel_py.core.ports import Now
 from citadel_py.obs.metrics import CAMetrics
@@ -35,6 +35,7 @@ class Gate:
         self._now = now
         self._monotonic = monotonic
         self._metrics = metrics
+        self._wait = {each: metrics.admission_wait.labels(each.name.lower()) for each in Priority}
         self._waiting: dict[int, asyncio.Future[None]] = {}
         self._alarm: asyncio.TimerHandle | None = None
         metrics.admission_waiting.set_function(lambda: self._admission.waiting)
@@ -68,7 +69,7 @@ class Gate:
         counts = True
         try:
             await self._turn_of(ticket)
-            self._metrics.admission_wait.labels(ask.priority.name.lower()).observe(self._monotonic() - started)
+            self._wait[ask.priority].observe(self._monotonic() - started)
             yield
         except Unavailable:
             counts = False
@@ -78,18 +79,22 @@ class Gate:
             self._look()
 
     async def _turn_of(self, ticket: Ticket) -> None:
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting[ticket.number] = turn
+        self._look()
+        if ticket.is_in_works:
+            return
+        if ticket.refusal is not None:
+            raise ticket.refusal
+        turn = self._waiting[ticket.number] = asyncio.get_running_loop().create_future()
         try:
-            self._look()
             await turn
         finally:
             del self._waiting[ticket.number]
 
     def _look(self) -> None:
         """Let all go on whose turn it is, and those who wait in vain."""
+        now = self._now()
         while True:
-            turn = self._admission.turn(self._now())
+            turn = self._admission.turn(now)
             for ticket in turn.refused:
                 self._settle(ticket, ticket.refusal)
             if turn.admitted is None:
@@ -106,7 +111,7 @@ class Gate:
         if refusal is not None:
             self._refused(refusal)
         turn = self._waiting.get(ticket.number)
-        if turn is None or turn.done():  # the caller went away; it leaves by itself
+        if turn is None or turn.done():  # it has just come and sees for itself, or has gone away and leaves
             return
         if refusal is None:
             turn.set_result(None)

@@ -46,12 +46,16 @@ _log = get_logger()
 
 @dataclass(frozen=True, slots=True)
 class StreamLimits:
-    """Bounds of streams. All that are open count among the RPCs of their listener, so these are fewer."""
+    """Bounds of streams. All that are open count among the RPCs of their listener, so these are fewer.
+
+    A stream ends in order after about `age`, before the age of its connection cuts it off.
+    """
 
     streams: int = 512
     streams_of_one_caller: int = 16
     open_requests: int = 64  # of one stream
     retry_after: timedelta = timedelta(seconds=5)  # where an error does not say
+    age: timedelta = timedelta(minutes=45)
 
 
 class IssuanceService(issuance_pb2_grpc.IssuanceServiceServicer):
@@ -79,9 +83,12 @@ class IssuanceService(issuance_pb2_grpc.IssuanceServiceServicer):
         with self._place(attested.caller.subject):
             stream = _Stream(self, context, credentials, peer)
             self._streams.add(stream)
+            age_s = self._limits.age.total_seconds() * (0.9 + self._uniform() / 5)
+            end_of_age = asyncio.get_running_loop().call_later(age_s, stream.end)
             try:
                 await stream.run(request_iterator)
             finally:
+                end_of_age.cancel()
                 self._streams.discard(stream)
                 add_fields(issued=stream.issued, refused=stream.refused)
 

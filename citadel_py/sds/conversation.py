@@ -26,8 +26,10 @@ from citadel_py.sds.stream import Push
 _MAX_SHOWN_NAMES = 10
 _MAX_SHOWN_NAME = 200  # characters
 _MAX_TELLINGS = 20  # of what is withheld or ignored on one stream: a client must not be able to fill the log
+_MAX_REMEMBERED = 16  # answers
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+_Told: TypeAlias = tuple[type[Answer], str, tuple[str, ...]]
 Asked_contra = TypeVar("Asked_contra", contravariant=True)
 
 _log = get_logger()
@@ -77,6 +79,7 @@ class Conversation(Generic[RequestT]):
         self._node = ""
         self._withheld: tuple[str, ...] = ()
         self._ignored_types: set[str] = set()
+        self._told: tuple[_Told, ...] = ()
         self._tellings = 0
         self._is_open = False
         self._is_over = False
@@ -134,10 +137,20 @@ class Conversation(Generic[RequestT]):
         match answer:
             case Acknowledged(version, names):
                 self._metrics.sds_acks.inc()
-                _log.info(events.SDS_ACKED, node=self._node, version=version, names=_shown(names))
+                tell = _log.info if self._is_news(answer) else _log.debug
+                tell(events.SDS_ACKED, node=self._node, version=version, names=_shown(names))
             case Rejected(version, names, reason):
                 self._metrics.sds_nacks.inc()
-                _log.error(events.SDS_NACKED, node=self._node, version=version, names=_shown(names), error=reason)
+                tell = _log.error if self._is_news(answer) else _log.debug
+                tell(events.SDS_NACKED, node=self._node, version=version, names=_shown(names), error=reason)
+
+    def _is_news(self, answer: Answer) -> bool:
+        """False for what was told lately: who asks again and again for the same must not fill the log."""
+        told = (type(answer), answer.version, answer.names)
+        is_news = told not in self._told
+        if is_news:
+            self._told = (*self._told, told)[-_MAX_REMEMBERED:]
+        return is_news
 
     def _tell_withheld(self, names: tuple[str, ...]) -> None:
         if names and names != self._withheld and self._may_tell():

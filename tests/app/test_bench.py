@@ -13,18 +13,19 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from citadel_py.app import bench_proc, bench_server
 from citadel_py.app.bench import Amount, Auth, Cell, Connections, Keys, callers, matrix, measure
 from citadel_py.app.bench_callers import LIFETIME, TRUST_DOMAIN, TokenIssuer, csrs
+from citadel_py.app.bench_calls import NEW, Credential, Load, Outcome, Sample
 from citadel_py.app.bench_checks import problems_of_answers, problems_of_ledger
-from citadel_py.app.bench_load import NEW, Credential, Load, Outcome, Sample
 from citadel_py.app.bench_server import PORTS, free_addresses
 from citadel_py.core.bundle import Bundle
 from citadel_py.core.csr import parse_csr_pem
 from citadel_py.core.errors import Unavailable
 from citadel_py.core.issuer import Issuer
-from citadel_py.core.keys import KeyType
+from citadel_py.core.keys import KeyType, public_key_der
 from citadel_py.core.policy import Grant
 from citadel_py.core.spiffe import SpiffeID
 from tests.ca.support import make_authority, new_serial
@@ -58,7 +59,8 @@ def problems(found: Outcome, issuer: Issuer) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("auth", "connections"), [*((each, Connections.WARM) for each in Auth), (Auth.MTLS, Connections.NEW)]
+    ("auth", "connections"),
+    [*((each, Connections.WARM) for each in Auth), (Auth.MTLS, Connections.NEW), (Auth.JWT, Connections.STREAM)],
 )
 def test_a_small_run_is_valid_and_leaves_nothing_behind(tmp_path: Path, auth: Auth, connections: Connections) -> None:
     result = measure(Cell(auth=auth, connections=connections, in_flight=4), FEW, place=tmp_path)
@@ -151,15 +153,21 @@ def test_an_outcome_is_the_same_after_its_way_back() -> None:
 
 def test_tokens_and_certificates_are_not_shown() -> None:
     secret = Credential("the token", "chain", "the key")
-    assert "the key" not in repr(secret)
-    assert "the token" not in repr(Load("", "", [], [secret], 1, NEW, 1, 1.0))
+    assert "the " not in repr(secret)
+    assert "chain" not in repr(Load("", "", [], [secret], 1, NEW, 1, 1.0))
 
 
 @pytest.mark.parametrize("key_type", [KeyType.P256, KeyType.RSA2048])
 def test_every_csr_is_for_the_key_beside_it(key_type: KeyType) -> None:
     sent = csrs(key_type)
-    parsed = [parse_csr_pem(pem.encode()).public_key for pem in sent.pems]
-    assert [key.public_numbers() for key in parsed] == [key.public_numbers() for key in sent.keys]  # type: ignore[union-attr]  # none is Ed25519
+    for pem, key in list(zip(sent.pems, sent.keys, strict=True))[:50]:
+        assert public_key_der(parse_csr_pem(pem.encode()).public_key) == public_key_der(key)
+
+
+def test_there_are_more_rsa_keys_than_the_service_remembers() -> None:
+    different = {key.public_numbers().n for key in csrs(KeyType.RSA2048).keys if isinstance(key, rsa.RSAPublicKey)}
+    assert len(different) > 1024
+    assert {modulus.bit_length() for modulus in different} == {2048}
 
 
 def test_each_call_has_a_token_of_its_own_unless_they_are_to_be_cached() -> None:
@@ -169,6 +177,11 @@ def test_each_call_has_a_token_of_its_own_unless_they_are_to_be_cached() -> None
     assert callers(Cell(in_flight=64, auth=Auth.MTLS), amount) == 128  # two calls never wait for one identity
 
 
+def test_a_stream_is_one_callers_and_there_are_as_many_as_limits_of_callers_need() -> None:
+    streams = [callers(Cell(Keys(), Connections.STREAM), Amount(count=count)) for count in (1, 700, 2000)]
+    assert streams == [1, 1, 3]
+
+
 def test_a_run_is_bounded_in_count_also_when_only_its_time_is_given() -> None:
     assert Amount(time=timedelta(seconds=2)).most == 3000
     assert Amount(time=timedelta(minutes=10)).most == 100_000
@@ -176,7 +189,7 @@ def test_a_run_is_bounded_in_count_also_when_only_its_time_is_given() -> None:
 
 def test_the_matrix_has_every_combination_once() -> None:
     cells = matrix([Keys(), Keys(KeyType.RSA2048)], list(Auth), list(Connections), [1, 16])
-    assert len(cells) == len(set(cells)) == 2 * 3 * 2 * 2
+    assert len(cells) == len(set(cells)) == 2 * 3 * 3 * 2
 
 
 # What is read

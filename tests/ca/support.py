@@ -23,7 +23,7 @@ from citadel_py.ca.certificate_authn import CertificateAuthenticator
 from citadel_py.ca.gate import Gate
 from citadel_py.ca.group_commit import GroupCommit
 from citadel_py.ca.in_flight import InFlight
-from citadel_py.ca.issuance import IssuanceService
+from citadel_py.ca.issuance import IssuanceService, StreamLimits
 from citadel_py.ca.issuer_keys import KeySet
 from citadel_py.ca.issuing import Issuing
 from citadel_py.ca.join_authn import JoinTokenAuthenticator
@@ -162,6 +162,7 @@ class World:
         *,
         limits: Limits | None = None,
         admission: AdmissionLimits | None = None,
+        streams: StreamLimits | None = None,
     ) -> None:
         self.clock = Clock()
         self.limits = limits
@@ -198,7 +199,7 @@ class World:
             metrics=self.metrics,
         )
         self.service = CertificateService(self.issuing, self.in_flight)
-        self.issuance = IssuanceService(self.issuing, self.in_flight, uniform=lambda: 0.5)
+        self.issuance = IssuanceService(self.issuing, self.in_flight, uniform=lambda: 0.5, limits=streams)
         self.server: CAServer
 
     async def _read_jwks(self) -> bytes:

@@ -145,6 +145,43 @@ def disk_full(_entries: object) -> None:
     raise LedgerUnavailable("no space left")
 
 
+async def test_a_storm_is_served_as_far_as_there_is_room_and_the_rest_comes_back_spread_over_time(
+    tmp_path: Path, token_key: rsa.RSAPrivateKey
+) -> None:
+    async with limited(tmp_path, token_key, replace(UNLIMITED, places=1, waiting=4)) as world:
+        token, delays, served = world.issuer.token(), list[timedelta](), 0
+        async with world.channel() as channel:
+            for pending in [call(channel, token=token, csr=CSR) for _ in range(200)]:
+                try:
+                    await pending
+                    served += 1
+                except grpc.aio.AioRpcError as error:
+                    told = read_refusal(error)
+                    assert (told.code.name, told.reason) == ("UNAVAILABLE", "QUEUE_FULL")
+                    assert told.retry_after is not None
+                    delays.append(told.retry_after)
+        assert served == len(world.issued())
+    assert len(delays) == 200 - served > 20
+    assert len(set(delays)) > len(delays) // 2
+
+
+async def test_what_a_caller_shows_says_how_pressing_it_is(world: World) -> None:
+    def waited(priority: str) -> int:
+        return int(sample(world.metrics, "citadel_admission_wait_seconds_count", priority=priority) or 0)
+
+    held = world.mint(ttl=2 * HOUR)
+    await world.ask(token=world.issuer.token())
+    assert (waited("first_issue"), waited("near_expiry"), waited("early_renewal")) == (1, 0, 0)
+    await world.ask(held=held)
+    assert (waited("first_issue"), waited("near_expiry"), waited("early_renewal")) == (1, 0, 1)
+    with pytest.raises(grpc.aio.AioRpcError):  # for another one, of which its own certificate says nothing
+        await world.ask(held=held, wishes={"ImpersonatedIdentity": "spiffe://example.org/other"})
+    assert (waited("first_issue"), waited("near_expiry"), waited("early_renewal")) == (1, 1, 1)
+    world.clock.advance(1.5 * HOUR)
+    await world.ask(held=held)
+    assert (waited("first_issue"), waited("near_expiry"), waited("early_renewal")) == (1, 2, 1)
+
+
 async def test_an_answer_says_when_to_renew(world: World) -> None:
     async with world.channel() as channel:
         pending = call(channel, token=world.issuer.token(), validity=7200)
@@ -213,6 +250,13 @@ async def test_who_is_displaced_is_told_so() -> None:
         assert caught.value.rule == "queue_full"
     await pressing
     assert sample(metrics, "citadel_admission_refusals_total", reason="queue_full") == 1
+
+
+async def test_who_has_no_time_at_all_is_refused_at_once() -> None:
+    gate, _ = make_gate()
+    with pytest.raises(Unavailable) as caught:
+        await gate.one(replace(ask(0), patience=timedelta(0))).__aenter__()
+    assert caught.value.rule == "waited_too_long"
 
 
 async def test_beyond_the_overall_pace_requests_wait_and_are_served() -> None:

@@ -6,11 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TypeAlias
 
 import grpc
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
@@ -117,6 +119,17 @@ async def test_each_request_gets_a_certificate_for_its_own_key(world: World) -> 
     for key, svid in zip(keys, svids, strict=True):
         assert same_public_key(svid.leaf.public_key(), key.public_key())  # type: ignore[arg-type]  # as bytes
     assert sorted(svid.serial for svid in svids) == sorted(entry.serial for entry in world.issued())
+
+
+async def test_answers_that_are_ready_together_come_together(world: World) -> None:
+    world.in_flight.hold()
+    async with stream(world, token=world.issuer.token()) as call:
+        await call.write(*(request(str(n)) for n in range(20)))
+        await until(lambda: len(world.issued()) == 20)
+        world.in_flight.release()
+        message = await call.call.read()
+    assert isinstance(message, issuance_pb2.IssueResponses)
+    assert len(message.responses) == 20
 
 
 async def test_a_csr_may_be_der(world: World) -> None:
@@ -256,8 +269,13 @@ async def test_a_token_that_ends_ends_what_it_is_good_for(world: World) -> None:
         assert reason((await call.ask(request("second")))[0]) == ("UNAUTHENTICATED", "UNAUTHENTICATED")
 
 
-async def test_one_caller_may_not_have_all_streams(world: World) -> None:
-    world.issuance._limits = StreamLimits(streams=2, streams_of_one_caller=1)  # noqa: SLF001 - settled before it begins
+async def test_one_caller_may_not_have_all_streams(tmp_path: Path, token_key: rsa.RSAPrivateKey) -> None:
+    limits = StreamLimits(streams=2, streams_of_one_caller=1)
+    async with World(tmp_path, token_key, streams=limits).running() as world:
+        await check_streams_of(world)
+
+
+async def check_streams_of(world: World) -> None:
     other = world.issuer.token(sub="system:serviceaccount:shop:pay")
     async with stream(world, token=world.issuer.token()) as first:
         verified(world, (await first.ask(request()))[0])
@@ -318,3 +336,14 @@ async def test_a_stop_answers_what_was_read_and_ends_the_stream_before_its_grace
         assert await call.has_ended()
         assert await call.call.code() is grpc.StatusCode.OK
     assert len(answers) == len(world.issued()) == 10
+
+
+async def test_a_stream_ends_in_order_when_it_is_old(tmp_path: Path, token_key: rsa.RSAPrivateKey) -> None:
+    limits = StreamLimits(age=timedelta(milliseconds=50))
+    async with (
+        World(tmp_path, token_key, streams=limits).running() as world,
+        stream(world, token=world.issuer.token()) as call,
+        asyncio.timeout(10),
+    ):
+        assert await call.has_ended()
+        assert await call.call.code() is grpc.StatusCode.OK

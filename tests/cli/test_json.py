@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,6 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from citadel_py.config import Address
+from tests.agent.fake_envoy_admin import envoy_admin
 from tests.cli.support import NOW, Outcome, cli
 from tests.cli.test_frame import EVERY_COMMAND
 
@@ -19,7 +21,14 @@ WEB = "spiffe://example.org/web"
 
 
 @pytest.fixture
-def answers(ca: Path, web: Path, csr: Path, tmp_path: Path) -> Mapping[str, Callable[[], Outcome]]:
+def envoy() -> Iterator[Address]:
+    """The admin address of something like an Envoy."""
+    with envoy_admin() as address:
+        yield address
+
+
+@pytest.fixture
+def answers(ca: Path, web: Path, csr: Path, tmp_path: Path, envoy: Address) -> Mapping[str, Callable[[], Outcome]]:
     return {
         "init": lambda: cli("init", "--dir", tmp_path / "new", "--trust-domain", "example.org", "--json"),
         "issue": lambda: cli("issue", WEB, "--dir", ca, "--out", tmp_path / "o", "--json"),
@@ -32,6 +41,7 @@ def answers(ca: Path, web: Path, csr: Path, tmp_path: Path) -> Mapping[str, Call
         "ledger search": lambda: cli("ledger", "search", "--dir", ca, "--json"),
         "ledger prune": lambda: cli("ledger", "prune", "--dir", ca, "--keep", "1d", "--dry-run", "--json"),
         "token create": lambda: cli("token", "create", WEB, "--dir", ca, "--json"),
+        "check": lambda: cli("check", "--envoy", envoy, "--json"),
         "policy check": lambda: cli("policy", "check", "-", "--json", stdin=b'trust_domain = "example.org"'),
         "policy explain": lambda: cli("policy", "explain", WEB, WEB, "--json"),
     }

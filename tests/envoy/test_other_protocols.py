@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,13 @@ from citadel_py.agent.envoy_bootstrap import (
 )
 from citadel_py.config import Address
 from citadel_py.core.keys import KeyType, generate_key, private_key_pem
+from citadel_py.core.ports import HeldSVID
 from citadel_py.core.secrets import CertificateSecret
+from citadel_py.obs.metrics import AgentMetrics
 from citadel_py.sds.hub import Hub
 from citadel_py.sds.names import secrets_of
+from citadel_py.sds.server import SecretServer
+from citadel_py.sds.socket import UnixAddress
 from demo_parts.children import Children
 from demo_parts.envoys import Envoy, EnvoyStarter
 from demo_parts.load import Load
@@ -151,6 +156,23 @@ async def test_an_incremental_envoy_is_not_sent_a_bundle_that_did_not_change(
     assert await envoy.total(r"^sds\.ROOTCA\.update_success$") == 1
 
 
+async def test_an_incremental_envoy_that_reconnects_is_sent_only_what_is_new(
+    each_envoys: EnvoyStarter, signer: Signer, children: Children, place: Path
+) -> None:
+    """It says by version what it holds, to an agent that has just been started anew."""
+    held, address = signer.mint(SERVER), UnixAddress(place / "sds.sock")
+    async with serving(address, held):
+        envoy, _ = await start_server(each_envoys, address.path, is_delta=True)
+    with structlog.testing.capture_logs() as log:
+        async with serving(address, held) as hub:
+            await children.until(lambda: has_opened(log, 2), "both streams are open again", within_s=20)
+            hub.replace(secrets_of(signer.mint(SERVER)))
+            taken = r"^sds\.default\.update_success$"
+            await children.until(lambda: total_is(envoy, taken, 2), "the new leaf is taken", within_s=20)
+    assert await envoy.total(r"^sds\.ROOTCA\.update_success$") == 1
+    assert [line["names"] for line in log if line["event"] == "sds.pushed"] == [("default",)]
+
+
 async def test_a_refused_certificate_costs_no_request_and_is_followed_by_the_last_good_one(
     pair: tuple[Pair, Hubs], signer: Signer, children: Children
 ) -> None:
@@ -188,3 +210,20 @@ async def test_an_incremental_envoy_goes_on_when_its_secret_is_withdrawn_and_tak
 
 async def has_acked(log: list[Any], name: str, count: int = 1) -> bool:
     return len([line for line in log if line["event"] == "sds.acked" and name in line["names"]]) >= count
+
+
+@asynccontextmanager
+async def serving(address: UnixAddress, held: HeldSVID) -> AsyncIterator[Hub]:
+    """SDS on a socket for as long as the block."""
+    hub = Hub()
+    hub.replace(secrets_of(held))
+    server = SecretServer(address, hub, AgentMetrics())
+    await server.start()
+    try:
+        yield hub
+    finally:
+        await server.stop()
+
+
+async def has_opened(log: list[Any], count: int) -> bool:
+    return len([line for line in log if line["event"] == "sds.stream_opened"]) >= count

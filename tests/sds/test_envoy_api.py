@@ -13,10 +13,16 @@ from typing import Any
 
 import pytest
 
-from citadel_py._proto.envoy.service.discovery.v3.discovery_pb2 import DiscoveryResponse
+from citadel_py._proto.envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryResponse, DiscoveryResponse
 from citadel_py.core.bundle import Bundle
 from citadel_py.core.secrets import CertificateSecret, TrustSecret
-from citadel_py.sds.encoding import encode_response, encode_secret, with_nonce
+from citadel_py.sds.encoding import (
+    encode_delta_response,
+    encode_response,
+    encode_secret,
+    with_delta_nonce,
+    with_nonce,
+)
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -71,3 +77,14 @@ def test_a_response_of_ours_is_read_by_envoys_own_messages(peer: Path, make_bund
     (domain,) = context["validation_context"]["custom_validator_config"]["typed_config"]["trust_domains"]
     assert domain["name"] == "td.test"
     assert base64.b64decode(domain["trust_bundle"]["inline_bytes"]) == bundle.to_pem()
+
+
+def test_an_incremental_response_of_ours_is_read_by_envoys_own_messages(peer: Path) -> None:
+    own = encode_secret(CertificateSecret("default", b"chain", b"key"))
+    serialized = with_delta_nonce(encode_delta_response("v1", [own], ["gone"]), "n1")
+    read = run(peer, "--read", DeltaDiscoveryResponse.DESCRIPTOR.full_name, stdin=serialized)
+    (resource,) = read["resources"]
+    assert (read["system_version_info"], read["nonce"], read["removed_resources"]) == ("v1", "n1", ["gone"])
+    assert (resource["name"], resource["version"]) == ("default", own.version)
+    key = resource["resource"]["tls_certificate"]["private_key"]["inline_bytes"]
+    assert base64.b64decode(key) == b"key"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import tracemalloc
 from collections.abc import Callable
 
 import pytest
 
+from citadel_py._proto.envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryResponse, DiscoveryResponse
 from citadel_py.core.secrets import CertificateSecret
-from citadel_py.sds.hub import Hub
+from citadel_py.sds.delta import DeltaPush
+from citadel_py.sds.hub import MAX_SHARED, Hub
 from citadel_py.sds.stream import Push
 
 CertificateMaker = Callable[[str], CertificateSecret]
@@ -81,3 +85,46 @@ def test_responses_with_secrets_that_were_replaced_are_not_kept(hub: Hub, certif
     hub.response(old)
     hub.response(push_of(hub))
     assert b"one" not in repr(vars(hub)).encode()
+
+
+def test_a_withdrawn_name_is_gone_and_wakes_every_listener(hub: Hub, certificate: CertificateMaker) -> None:
+    hub.replace([certificate("one"), CertificateSecret("other", b"chain", b"key")])
+    hub.response(push_of(hub))
+    with hub.listen() as event:
+        hub.withdraw(["default"])
+        assert event.is_set()
+    assert set(hub.snapshot) == {"other"}
+    assert b"one" not in repr(vars(hub)).encode()
+
+
+def test_withdrawing_what_is_not_there_wakes_nobody(hub: Hub, certificate: CertificateMaker) -> None:
+    hub.replace([certificate("one")])
+    with hub.listen() as event:
+        hub.withdraw(["nobody"])
+        assert not event.is_set()
+
+
+def test_an_incremental_response_is_encoded_once_and_apart_from_the_other_form(
+    hub: Hub, certificate: CertificateMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.replace([certificate("one")])
+    resources = (hub.snapshot["default"],)
+    whole, first = hub.response(push_of(hub)), hub.response(DeltaPush("1", resources))
+    assert DiscoveryResponse.FromString(whole).resources[0] == resources[0].packed
+    assert DeltaDiscoveryResponse.FromString(first).resources[0].resource == resources[0].packed
+    monkeypatch.setattr("citadel_py.sds.hub.encode_delta_response", None)
+    assert DeltaDiscoveryResponse.FromString(hub.response(DeltaPush("2", resources))).nonce == "2"
+
+
+def test_what_is_kept_does_not_grow_with_the_orders_in_which_clients_ask(hub: Hub) -> None:
+    hub.replace([CertificateSecret(f"name-{number}", b"chain", b"key") for number in range(6)])
+    orders = list(itertools.permutations(hub.snapshot.values()))
+    assert len(orders) > 2 * MAX_SHARED
+    for order in orders[:MAX_SHARED]:
+        hub.response(DeltaPush("1", order))
+    tracemalloc.start()
+    for order in orders[MAX_SHARED:]:
+        hub.response(DeltaPush("1", order))
+    grown, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert grown < 100_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shutil
@@ -53,7 +54,7 @@ class PostgresServer:
         with (self._home / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self._home,
-                start_new_session=True, **self._options,
+                **self._options,
             )  # fmt: skip
         while not self._answers():
             if self._process.poll() is not None:
@@ -61,7 +62,13 @@ class PostgresServer:
 
     def kill(self) -> None:
         """kill -9 of the server with all its processes."""
+        assert self._process is not None
+        main = self._process.pid
+        sessions = [int(each) for each in Path(f"/proc/{main}/task/{main}/children").read_text().split()]
         self._end(signal.SIGKILL)
+        for each in sessions:
+            with contextlib.suppress(ProcessLookupError):  # it noticed by itself
+                os.kill(each, signal.SIGKILL)
 
     def stop(self) -> None:
         """End all sessions, and stop in order."""
@@ -87,10 +94,7 @@ class PostgresServer:
 
     def _end(self, how: signal.Signals) -> None:
         assert self._process is not None
-        if how is signal.SIGKILL:
-            os.killpg(self._process.pid, how)  # a group of its own, see start
-        else:
-            self._process.send_signal(how)
+        self._process.send_signal(how)
         self._process.wait()
         self._process = None
 

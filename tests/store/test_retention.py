@@ -106,10 +106,9 @@ def test_certificates_that_are_valid_are_never_pruned(ledger: SQLLedger, seal: S
 
 
 class Interrupted(Seal):
-    """Loses the database at its third signature."""
+    """Loses the database after its second step."""
 
-    __slots__ = ("count",)
-    count: list[int]
+    __slots__ = ()
 
     def sign(self, purpose: Purpose, writer: str, head: Head, *, now: datetime) -> SignedHead:
         if head.position > 4:

@@ -107,7 +107,7 @@ def _one_of(choices: Sequence[Choice], text: str) -> Choice:
     type=_several(_parse_connections),
     default="warm,new",
     show_default=True,
-    help="warm, or new: a TLS connection for each certificate.",
+    help="warm; new: a TLS connection for each certificate; stream: many on one batch stream.",
 )
 @click.option(
     "--auth",

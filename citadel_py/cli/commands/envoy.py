@@ -82,9 +82,10 @@ citadel-py envoy bootstrap --client --sds unix:/run/shop/sds.sock \\
 @click.option("--delta", "is_delta", is_flag=True, help="Take secrets by the incremental protocol.")
 @click.pass_obj
 def bootstrap(session: Session, /, *, side: str | None, **options: Any) -> None:  # noqa: ANN401 - checked by click
-    """Print a hardened Envoy bootstrap as JSON, for a proxy that takes its certificate from an agent.
+    """Print a hardened Envoy bootstrap as JSON.
 
-    Peers are verified with what SDS brings and a static guard; there is no session resumption.
+    It is for a proxy that takes its certificate from an agent. Peers are verified with what SDS
+    brings and a static guard; there is no session resumption.
     """
     from citadel_py.agent.envoy_bootstrap import client_bootstrap, server_bootstrap, to_json
 
