@@ -187,7 +187,7 @@ class ServeSettings(Settings):
     renew_earliest: float = 0.5
     renew_latest: float = 0.66
     issue_rate: int = OVERALL.count
-    caller_rate: int = 50
+    caller_rate: int = 500
     identity_limit: int = IDENTITY.count
     identity_window: DurationSetting = IDENTITY.window
     policy: Path | None = None

@@ -19,10 +19,10 @@ from citadel_py.core.rates import Buckets, Elapsed, Rate
 SHARE = 8  # of so many turns one goes to whoever waits longest, whatever its priority
 LEAST_DELAY_S, MOST_DELAY_S = 1.0, 60.0  # of those who are told to come back
 OVERALL = Rate(5000, timedelta(seconds=1))
-CALLER = Rate(1000, timedelta(seconds=20))
-IDENTITY = Rate(120, timedelta(minutes=10))
-CONNECTION_FAILURES = Rate(10, timedelta(seconds=10))
-ADDRESS_FAILURES = Rate(200, timedelta(seconds=10))
+CALLER = Rate(10_000, timedelta(seconds=20))
+IDENTITY = Rate(5000, timedelta(hours=1))
+CONNECTION_FAILURES = Rate(100, timedelta(seconds=10))
+ADDRESS_FAILURES = Rate(1000, timedelta(seconds=10))
 _LEAST_PACE = 50.0  # certificates per second that are counted on for their appointments
 
 
@@ -61,7 +61,7 @@ class AdmissionLimits:
     places: int = 64
     waiting: int = 384
     patience: timedelta = timedelta(seconds=20)
-    same_at_once: int = 1  # of one identity on one connection
+    same_at_once: int = 64  # of one identity on one connection
     kept: int = 100_000  # keys of each kind that are remembered
 
 

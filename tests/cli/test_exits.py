@@ -32,6 +32,7 @@ TABLE = {
     errors.Unavailable: 4,
     errors.NotReady: 4,
     errors.LedgerUnavailable: 4,
+    errors.LimitReached: 4,
     errors.Denied: 5,
     errors.Unauthenticated: 5,
     errors.PermissionDenied: 5,

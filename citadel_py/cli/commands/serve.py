@@ -56,11 +56,11 @@ citadel-py serve --dir /srv/ca --listen 0.0.0.0:8443 --listen-mtls 0.0.0.0:8444 
 @click.option("--renew-earliest", metavar="PART", type=float, help="Ask for renewal after this part.  [default: 0.5]")
 @click.option("--renew-latest", metavar="PART", type=float, help="Ask for renewal before this part.  [default: 0.66]")
 @click.option("--issue-rate", metavar="N", type=int, help="Certificates per second in all.  [default: 5000]")
-@click.option("--caller-rate", metavar="N", type=int, help="Certificates per second for one caller.  [default: 50]")
+@click.option("--caller-rate", metavar="N", type=int, help="Certificates per second for one caller.  [default: 500]")
 @click.option(
-    "--identity-limit", metavar="N", type=int, help="Certificates for one identity in a window.  [default: 120]"
+    "--identity-limit", metavar="N", type=int, help="Certificates for one identity in a window.  [default: 5000]"
 )
-@click.option("--identity-window", metavar="DURATION", help="That window.  [default: 10m]")
+@click.option("--identity-window", metavar="DURATION", help="That window.  [default: 1h]")
 @click.option("--policy", metavar="FILE", type=options.FILE, help="Rules of who may have what, in TOML.")
 @click.option("--relax-names/--no-relax-names", default=None, help="Ignore names in a CSR that were not granted.")
 @click.option("--allow-ed25519/--no-allow-ed25519", default=None, help="Accept Ed25519 keys (Envoy does not).")
