@@ -144,7 +144,7 @@ def _report(pairs: dict[Comparison, Pairs], options: argparse.Namespace) -> str:
     lines = [
         f"`{command}`: {os.cpu_count()} processors, CPython {platform.python_version()}, {_versions()}.",
         "",
-        "| peer | ours | connections | in flight | CPU us/cert, ours | peer | ratio: median | range |",
+        "| peer | our keys | connections | in flight | CPU us/cert, ours | peer's | ratio: median | range |",
         "|---|---|---|---|---|---|---|---|",
         *(_line(comparison, found) for comparison, found in pairs.items()),
     ]
@@ -157,7 +157,8 @@ def _line(comparison: Comparison, pairs: Pairs) -> str:
     ratio, cell = statistics.median(pairs.ratios), comparison.ours
     shown = f"**{ratio:.2f}**" if ratio >= 1 else f"{ratio:.2f} (loses)"
     spread = f"{min(pairs.ratios):.2f} to {max(pairs.ratios):.2f}"
-    cells = (comparison.peer.name, cell.keys, cell.connections, cell.in_flight, f"{ours:.0f}", f"{peer:.0f}", shown)
+    way = f"{cell.connections}; theirs {comparison.theirs}" if comparison.theirs else str(cell.connections)
+    cells = (comparison.peer.name, cell.keys, way, cell.in_flight, f"{ours:.0f}", f"{peer:.0f}", shown)
     return f"| {' | '.join(map(str, cells))} | {spread} |"
 
 

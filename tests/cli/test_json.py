@@ -42,6 +42,7 @@ def answers(ca: Path, web: Path, csr: Path, tmp_path: Path, envoy: Address) -> M
         "ledger prune": lambda: cli("ledger", "prune", "--dir", ca, "--keep", "1d", "--dry-run", "--json"),
         "token create": lambda: cli("token", "create", WEB, "--dir", ca, "--json"),
         "check": lambda: cli("check", "--envoy", envoy, "--json"),
+        "bench": lambda: cli("bench", "--count", "2", "--in-flight", "1", "--connections", "warm", "--json"),
         "policy check": lambda: cli("policy", "check", "-", "--json", stdin=b'trust_domain = "example.org"'),
         "policy explain": lambda: cli("policy", "explain", WEB, WEB, "--json"),
     }

@@ -9,149 +9,48 @@ from __future__ import annotations
 
 import difflib
 import os
-import shlex
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from citadel_py.config.values import (
+    Address,
+    AddressSetting,
+    CommandSetting,
+    DurationSetting,
+    FederatedFile,
+    FederatedSetting,
+    IdSetting,
+    ModeSetting,
+    NamesSetting,
+    parse_address,
+)
 from citadel_py.core.admission import IDENTITY, OVERALL, AdmissionLimits
-from citadel_py.core.duration import parse_duration
-from citadel_py.core.errors import BadInput, InvalidConfiguration
+from citadel_py.core.errors import InvalidConfiguration
 from citadel_py.core.policy import TTLLimits
 from citadel_py.core.rates import Rate
 from citadel_py.core.renewal import RenewalPolicy
-from citadel_py.core.spiffe import SpiffeID, TrustDomain
+
+__all__ = [
+    "Address",
+    "AgentSettings",
+    "FederatedFile",
+    "ServeSettings",
+    "Settings",
+    "load_agent",
+    "load_serve",
+    "parse_address",
+]
 
 MAX_FILE_BYTES = 1 << 20
 FILE_VARIABLE = "CITADEL_CONFIG"
 SEARCHED_FILES = (Path("citadel.toml"), Path("/etc/citadel-py/citadel.toml"))
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """`HOST:PORT`. An empty host means every address of the machine; port 0 means a free one."""
-
-    host: str
-    port: int
-
-    @property
-    def bind_host(self) -> str | None:
-        """The host as asyncio wants it: None for every address."""
-        return self.host or None
-
-    def __str__(self) -> str:
-        host = self.host or "::"
-        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
-
-
-def parse_address(text: str) -> Address:
-    """Read `HOST:PORT`, `[::1]:443` or `:443`. Raises InvalidConfiguration."""
-    host, colon, port = text.rpartition(":")
-    is_bracketed = host.startswith("[") and host.endswith("]")
-    host = host[1:-1] if is_bracketed else host
-    if not colon or (":" in host) != is_bracketed or set(host) & set("[]/ \t"):
-        raise _invalid_address(text, "it is not HOST:PORT")
-    if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
-        raise _invalid_address(text, "its port is not a number from 0 to 65535")
-    return Address(host, int(port))
-
-
-def _invalid_address(text: str, why: str) -> InvalidConfiguration:
-    return InvalidConfiguration(
-        f"{text[:100]!a} is no address: {why}",
-        rule="invalid_address",
-        hint="write 127.0.0.1:8443, [::1]:8443, or :8443 for every address of this machine",
-    )
-
-
-def _parse_mode(text: str) -> int:
-    try:
-        mode = int(text, 8)
-    except ValueError:
-        mode = -1
-    if not 0 <= mode <= 0o777:
-        raise InvalidConfiguration(f"{text[:20]!a} is no file mode: write it as 0660", rule="invalid_mode")
-    return mode
-
-
-def _split_names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _split_command(text: str) -> tuple[str, ...]:
-    """Words as a shell would split them; nothing else of a shell is understood."""
-    try:
-        words = tuple(shlex.split(text))
-    except ValueError as error:
-        raise InvalidConfiguration(f"{text[:100]!a} is no command: {error}", rule="command_quoting") from error
-    if not words:
-        raise InvalidConfiguration("an empty command", rule="command_quoting")
-    return words
-
-
-def _text_read_by(parse: Callable[[str], object]) -> BeforeValidator:
-    """Text goes through our own parser; what else the type accepts, pydantic decides."""
-    return _read_by(lambda value: parse(value) if isinstance(value, str) else value)
-
-
-def _read_by(parse: Callable[[object], object]) -> BeforeValidator:
-    def validate(value: object) -> object:
-        try:
-            return parse(value)
-        except BadInput as error:
-            raise ValueError(error.message) from error
-
-    return BeforeValidator(validate)
-
-
-@dataclass(frozen=True, slots=True)
-class FederatedFile:
-    """A file with the bundle of another trust domain: PEM, or the SPIFFE format."""
-
-    trust_domain: TrustDomain
-    path: Path
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """`other.test=FILE`."""
-        name, equals, path = text.partition("=")
-        if not equals or not path:
-            raise InvalidConfiguration(
-                f"{text[:100]!a} is not TRUST_DOMAIN=FILE",
-                rule="federated_file",
-                hint="--federated other.example=/etc/citadel-py/other.example.pem",
-            )
-        return cls(TrustDomain.parse(name), Path(path))
-
-
-def _parse_federated(value: object) -> object:
-    texts = _split_names(value) if isinstance(value, str) else value
-    if not isinstance(texts, list | tuple):
-        return value
-    return tuple(FederatedFile.parse(each) if isinstance(each, str) else each for each in texts)
-
-
-def _only_text(value: object) -> object:
-    if isinstance(value, int | float):
-        raise ValueError("write it in quotes")  # noqa: TRY004 - the kind of error that pydantic collects
-    return value
-
-
-# Of several validators the last one runs first.
-_ONLY_TEXT = BeforeValidator(_only_text)
-AddressSetting = Annotated[Address, _text_read_by(parse_address)]
-DurationSetting = Annotated[timedelta, _text_read_by(parse_duration), _ONLY_TEXT]
-IdSetting = Annotated[SpiffeID, _text_read_by(SpiffeID.parse)]
-CommandSetting = Annotated[tuple[str, ...], _text_read_by(_split_command)]
-ModeSetting = Annotated[int, _text_read_by(_parse_mode), _ONLY_TEXT]
-FederatedSetting = Annotated[tuple[FederatedFile, ...], _read_by(_parse_federated)]
-NamesSetting = Annotated[tuple[str, ...], _text_read_by(_split_names)]
 
 
 class Settings(BaseModel):
