@@ -34,14 +34,19 @@ def drive(load: Load, target: Target, directory: Path, *, program: Sequence[str 
 
     `program` is what Python runs as the client; it speaks as bench_load does.
     """
-    with _client(load, program, directory / "client.log") as client:
-        _expect_ready(client, directory / "client.log")
-        before = usage(target.pid)
-        _say(client, GO)
-        answer = _line(client)
-        after = usage(target.pid)
+    log = directory / "client.log"
+    try:
+        with _client(load, program, log) as client:
+            if _line(client).strip() != READY:
+                raise _died(log)
+            before = usage(target.pid)
+            _say(client, GO)
+            answer = _line(client)
+            after = usage(target.pid)
+    except BrokenPipeError as error:
+        raise _died(log) from error
     if not answer:
-        raise _died(directory / "client.log")
+        raise _died(log)
     return Driven(Outcome.from_json(answer), after.cpu_s - before.cpu_s, after.rss_bytes)
 
 
@@ -67,11 +72,6 @@ def _client(load: Load, program: Sequence[str | Path], log: Path) -> Iterator[su
         finally:
             patience.cancel()
             process.kill()
-
-
-def _expect_ready(client: subprocess.Popen[str], log: Path) -> None:
-    if _line(client).strip() != READY:
-        raise _died(log)
 
 
 def _line(client: subprocess.Popen[str]) -> str:

@@ -20,7 +20,8 @@ from citadel_py.app.bench import Amount, Auth, Cell, Connections, Keys, callers,
 from citadel_py.app.bench_callers import LIFETIME, TRUST_DOMAIN, TokenIssuer, csrs
 from citadel_py.app.bench_calls import NEW, Credential, Load, Outcome, Sample
 from citadel_py.app.bench_checks import problems_of_answers, problems_of_ledger
-from citadel_py.app.bench_server import PORTS, free_addresses
+from citadel_py.app.bench_client import drive
+from citadel_py.app.bench_server import PORTS, Target, free_addresses
 from citadel_py.core.bundle import Bundle
 from citadel_py.core.csr import parse_csr_pem
 from citadel_py.core.errors import Unavailable
@@ -91,6 +92,15 @@ def test_a_server_that_does_not_start_is_told_with_its_last_words(
         measure(Cell(), FEW, place=tmp_path)
     assert raised.value.rule == "bench_server_failed"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("last_words", ["print('ready', flush=True); input()", "pass"])
+def test_a_client_that_dies_is_told_with_its_last_words(tmp_path: Path, last_words: str) -> None:
+    target = Target(os.getpid(), "", "", new_issuer().bundle)
+    load = Load("", "", ["x" * 1_000_000], [], 1, NEW, 1, 1.0)  # more than a pipe holds
+    with pytest.raises(Unavailable, match="no more of this") as raised:
+        drive(load, target, tmp_path, program=("-c", f"{last_words}\nraise SystemExit('no more of this')"))
+    assert raised.value.rule == "bench_client_failed"
 
 
 # The rules
