@@ -179,15 +179,6 @@ async def test_a_call_whose_deadline_has_passed_is_refused_before_any_work(world
     assert not world.turnstile.arrived.is_set()
 
 
-async def test_calls_with_too_little_time_get_no_certificate(world: World) -> None:
-    async with world.channel() as channel:
-        await call(channel, token=world.issuer.token())
-        pending = [call(channel, token=world.issuer.token(), timeout=0.000001) for _ in range(20)]
-        codes = {(await each.code()).name for each in pending}
-    assert codes <= {"DEADLINE_EXCEEDED", "UNAVAILABLE"}
-    assert len(world.issued()) == 1
-
-
 async def test_metadata_that_is_too_large_is_refused_before_it_is_read(world: World) -> None:
     async with world.channel() as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
