@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
@@ -11,8 +12,10 @@ from typing import TypeAlias
 import aiohttp
 import grpc
 import pytest
+import structlog
 
 from citadel_py.core.ports import HeldSVID
+from citadel_py.obs.logging import configure
 from citadel_py.obs.metrics import AgentMetrics
 from citadel_py.sds.hub import Hub
 from citadel_py.sds.names import secrets_of
@@ -23,6 +26,15 @@ from demo_parts.envoys import EnvoyStarter
 from tests.envoy.support import CLIENT, SERVER, CarelessServer, Pair, Signer, start_client, start_server
 
 ServeSDS: TypeAlias = Callable[[HeldSVID], Awaitable[tuple[Hub, Path]]]
+
+
+@pytest.fixture(autouse=True)
+def _log_beside_stdout() -> Iterator[None]:
+    """Servers log while a command of the same process prints its answer: the two do not share a stream."""
+    before = structlog.get_config()
+    configure("console", "debug", stream=sys.__stderr__)
+    yield
+    structlog.configure(**before)
 
 
 @pytest.fixture
