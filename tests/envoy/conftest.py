@@ -15,7 +15,6 @@ import pytest
 import structlog
 
 from citadel_py.core.ports import HeldSVID
-from citadel_py.obs.logging import configure
 from citadel_py.obs.metrics import AgentMetrics
 from citadel_py.sds.hub import Hub
 from citadel_py.sds.names import secrets_of
@@ -32,7 +31,7 @@ ServeSDS: TypeAlias = Callable[[HeldSVID], Awaitable[tuple[Hub, Path]]]
 def _log_beside_stdout() -> Iterator[None]:
     """Servers log while a command of the same process prints its answer: the two do not share a stream."""
     before = structlog.get_config()
-    configure("console", "debug", stream=sys.__stderr__)
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))
     yield
     structlog.configure(**before)
 
