@@ -27,7 +27,6 @@ from citadel_py.obs.logging import get_logger
 from citadel_py.store import authority_dir
 from citadel_py.store.files import read_bounded
 
-LEDGER = "ledger.db"
 LOOK_EVERY = timedelta(seconds=10)
 _MAX_PASSPHRASE_BYTES = 4096
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from citadel_py.app.authority import LEDGER
 from citadel_py.app.bench_callers import AUDIENCE, ISSUER, TRUST_DOMAIN, TokenIssuer
 from citadel_py.core import profile
 from citadel_py.core.bundle import Bundle
@@ -55,13 +54,13 @@ class Service:
 
     def recorded(self) -> list[str]:
         """Serials in its ledger, but for those of its own serving certificate. Raises LedgerUnavailable."""
-        with SQLLedger.open(self.directory / LEDGER, writer="bench") as ledger:
+        with SQLLedger.open(self.directory / authority_dir.LEDGER, writer="bench") as ledger:
             return [entry.serial for entry in ledger.entries() if entry.method != Method.SELF]
 
     def ledger_problem(self) -> str | None:
         """What is wrong with the hash chain, if anything."""
         try:
-            with SQLLedger.open(self.directory / LEDGER, writer="bench") as ledger:
+            with SQLLedger.open(self.directory / authority_dir.LEDGER, writer="bench") as ledger:
                 ledger.verify()
         except CitadelError as error:
             return error.message

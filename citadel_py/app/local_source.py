@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
-from citadel_py.app.authority import LEDGER, AuthorityFiles
+from citadel_py.app.authority import AuthorityFiles
 from citadel_py.app.ledger_heads import LedgerHeads
 from citadel_py.core.csr import parse_csr_pem
 from citadel_py.core.engine import Engine, Issuance
@@ -23,6 +23,7 @@ from citadel_py.core.ports import HeldSVID, SignedReply
 from citadel_py.core.spiffe import SpiffeID
 from citadel_py.obs import events
 from citadel_py.obs.logging import get_logger
+from citadel_py.store import authority_dir
 from citadel_py.store.ledger import SQLLedger
 
 WRITER = "agent"  # of the ledger: a chain of its own, which agents on this machine share
@@ -109,4 +110,4 @@ class LocalSource:
 
 def ledger_path(directory: Path) -> Path:
     """The ledger of the authority in this directory."""
-    return directory / LEDGER
+    return directory / authority_dir.LEDGER

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from citadel_py.admin.http import AdminServer
-from citadel_py.app.authority import LEDGER, AuthorityFiles, LiveEngine, read_passphrase
+from citadel_py.app.authority import AuthorityFiles, LiveEngine, read_passphrase
 from citadel_py.app.ledger_heads import LedgerHeads
 from citadel_py.app.policy import LivePolicy
 from citadel_py.app.runtime import Supervisor, uniform, utcnow
@@ -37,6 +37,7 @@ from citadel_py.core.profile import subject_key_id
 from citadel_py.obs import events
 from citadel_py.obs.logging import configure, get_logger
 from citadel_py.obs.metrics import CAMetrics
+from citadel_py.store import authority_dir
 from citadel_py.store.ledger import SQLLedger
 
 # Its chain in the ledger. Several processes may add to one chain, so that `serve` can be started
@@ -58,7 +59,7 @@ async def serve(settings: ServeSettings) -> None:
     live = LiveEngine(await _files(settings))
     await live.load()
     heads = LedgerHeads(lambda: live.current)
-    place = settings.ledger or settings.dir / LEDGER
+    place = settings.ledger or settings.dir / authority_dir.LEDGER
     with SQLLedger.open(place, writer=_writer(settings), busy_timeout=BUSY_TIMEOUT, seal=heads.seal) as ledger:
         async with Supervisor() as supervisor:
             await _Service(settings, live, ledger=ledger, heads=heads, supervisor=supervisor).run()

@@ -37,7 +37,6 @@ from citadel_py.store.files import read_bounded
 if TYPE_CHECKING:
     from citadel_py.store.ledger import SQLLedger
 
-LEDGER = "ledger.db"
 WRITER = "offline"  # of the ledger: its own hash chain, apart from the service's
 
 
@@ -62,7 +61,9 @@ class OfflineAuthority:
         """Load the keys and prove that they work; `ledger` in place of the directory's own. Raises CitadelError."""
         held = with_passphrase(session, passphrase_file, lambda given: authority_dir.load(directory, passphrase=given))
         issuer = Issuer.activated(held.authority, held.intermediates, held.bundle, now=now, serial=new_serial())
-        return cls(session, ledger or directory / LEDGER, Engine(issuer, Policy(held.trust_domain), os.urandom))
+        return cls(
+            session, ledger or directory / authority_dir.LEDGER, Engine(issuer, Policy(held.trust_domain), os.urandom)
+        )
 
     @property
     def bundle(self) -> Bundle:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from citadel_py.cli.authority import LEDGER, WRITER
+from citadel_py.cli.authority import WRITER
 from citadel_py.cli.inputs import naming, read_certificates, read_input
 from citadel_py.cli.render import fields, heading, in_words, moment_with_words, rfc3339
 from citadel_py.cli.session import JSON_VERSION, Session
@@ -30,7 +30,7 @@ _MAX_HEADS_BYTES = 16 << 20
 
 def open_ledger(directory: Path, ledger: str | None, *, now: datetime) -> SQLLedger:
     """The ledger that is there. Raises InvalidConfiguration (`ledger_absent`), LedgerUnavailable."""
-    place = ledger or directory / LEDGER
+    place = ledger or directory / authority_dir.LEDGER
     if isinstance(place, Path) and not place.exists():
         raise InvalidConfiguration(
             f"no ledger at {place}", rule="ledger_absent", hint="the first certificate or join token makes one"

@@ -44,6 +44,7 @@ from citadel_py.store.keys import read_key
 
 BUNDLE_PEM = Path("ca.crt")
 BUNDLE_JSON = Path("bundle.json")
+LEDGER = Path("ledger.db")  # made and written by the ledger, not here
 ROOT = Path("root")
 INTERMEDIATE = Path("intermediate")
 CERTIFICATE, KEY = "tls.crt", "tls.key"

@@ -46,13 +46,14 @@ def create(
 
     Only its hash is kept: what is printed cannot be shown again.
     """
-    from citadel_py.cli.authority import LEDGER, read_bundle
+    from citadel_py.cli.authority import read_bundle
     from citadel_py.cli.render import moment_with_words, rfc3339
+    from citadel_py.store import authority_dir
 
     now = session.now()
     _check_ttl(ttl)
     _check_workload(id, read_bundle(directory).trust_domain)
-    token, expires_at = _make_token(ledger or directory / LEDGER, id, now=now, ttl=ttl)
+    token, expires_at = _make_token(ledger or directory / authority_dir.LEDGER, id, now=now, ttl=ttl)
     if as_json:
         session.answer_json({"token": token, "id": str(id), "expires_at": rfc3339(expires_at)})
     else:
