@@ -62,8 +62,7 @@ def run(arguments: Sequence[str], *, session: Session | None = None, clock: Call
         return _invoke(arguments, session)
     except (CitadelError, click.ClickException, click.Abort, KeyboardInterrupt, OSError) as error:
         code = report(error, session)
-    if code is Exit.READER_GONE:
-        _drop_stdout()
+    _settle_stdout()
     return code
 
 
@@ -76,9 +75,14 @@ def _invoke(arguments: Sequence[str], session: Session) -> int:
     return code if isinstance(code, int) else Exit.DONE
 
 
-def _drop_stdout() -> None:
-    """Keep the interpreter from failing over the closed pipe once more when it flushes at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _settle_stdout() -> None:
+    """Keep the interpreter from failing once more, with a code of its own, over what could not be written."""
+    if sys.stdout is None:  # it was closed before the program began
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _bug_reporter(session: Session) -> Callable[[type[BaseException], BaseException, TracebackType | None], None]:
