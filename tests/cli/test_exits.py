@@ -169,9 +169,11 @@ def test_a_reader_that_goes_away_ends_it_without_a_word(web: Path) -> None:
     assert (done.returncode, done.stderr) == (Exit.READER_GONE, b"")
 
 
-def test_an_answer_that_cannot_be_written_is_unavailable(web: Path) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_answer_that_cannot_be_written_is_unavailable(web: Path, unbuffered: str) -> None:
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     with Path("/dev/full").open("wb") as full:
-        done = cli_in_a_process("inspect", web, stdout=full)
+        done = cli_in_a_process("inspect", web, stdout=full, env=environment)
     assert done.returncode == 4
     assert b"no space left on device" in done.stderr
 
