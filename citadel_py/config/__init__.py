@@ -12,30 +12,17 @@ import os
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from citadel_py.config.values import (
-    Address,
-    AddressSetting,
-    CommandSetting,
-    DurationSetting,
-    FederatedFile,
-    FederatedSetting,
-    IdSetting,
-    ModeSetting,
-    NamesSetting,
-    parse_address,
-)
-from citadel_py.core.admission import IDENTITY, OVERALL, AdmissionLimits
+from citadel_py.config.agent import AgentSettings
+from citadel_py.config.base import Settings
+from citadel_py.config.serve import ServeSettings
+from citadel_py.config.values import Address, FederatedFile, parse_address
 from citadel_py.core.errors import InvalidConfiguration
-from citadel_py.core.policy import TTLLimits
-from citadel_py.core.rates import Rate
-from citadel_py.core.renewal import RenewalPolicy
 
 __all__ = [
     "Address",
@@ -51,142 +38,6 @@ __all__ = [
 MAX_FILE_BYTES = 1 << 20
 FILE_VARIABLE = "CITADEL_CONFIG"
 SEARCHED_FILES = (Path("citadel.toml"), Path("/etc/citadel-py/citadel.toml"))
-
-
-class Settings(BaseModel):
-    """What both services have. `section` is the table of the TOML file and a part of each variable's name."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
-    section: ClassVar[str]
-
-    log_format: Literal["auto", "json", "console"] = "auto"
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    shutdown_grace: DurationSetting = timedelta(seconds=20)
-
-
-class ServeSettings(Settings):
-    """Settings of `citadel-py serve`."""
-
-    section = "serve"
-
-    dir: Path
-    listen: AddressSetting
-    listen_mtls: AddressSetting | None = None
-    admin: AddressSetting
-    server_name: NamesSetting = ()
-    passphrase_file: Path | None = None
-    ledger: str | None = None
-    jwt_issuer: str | None = None
-    jwt_jwks: str | None = None
-    jwt_audience: str = "istio-ca"
-    clock_skew: DurationSetting = timedelta(seconds=10)
-    default_ttl: DurationSetting = timedelta(hours=24)
-    min_ttl: DurationSetting = timedelta(minutes=1)
-    max_ttl: DurationSetting = timedelta(days=90)
-    renew_earliest: float = 0.5
-    renew_latest: float = 0.66
-    issue_rate: int = OVERALL.count
-    caller_rate: int = 500
-    identity_limit: int = IDENTITY.count
-    identity_window: DurationSetting = IDENTITY.window
-    policy: Path | None = None
-    relax_names: bool = False
-    allow_ed25519: bool = False
-
-    @property
-    def ttl_limits(self) -> TTLLimits:
-        return TTLLimits(self.default_ttl, self.min_ttl, self.max_ttl)
-
-    @property
-    def renewal(self) -> RenewalPolicy:
-        """The window in which clients are asked to renew."""
-        return RenewalPolicy(self.renew_earliest, self.renew_latest)
-
-    @property
-    def admission(self) -> AdmissionLimits:
-        """What one caller may ask for at once is what it may have in twenty seconds."""
-        return AdmissionLimits(
-            overall=Rate(self.issue_rate, timedelta(seconds=1)),
-            caller=Rate(self.caller_rate * 20, timedelta(seconds=20)),
-            identity=Rate(self.identity_limit, self.identity_window),
-        )
-
-    @model_validator(mode="after")
-    def _check_together(self) -> Self:
-        _ = self.ttl_limits, self.renewal, self.admission
-        if (self.jwt_issuer is None) != (self.jwt_jwks is None):
-            raise _conflict("jwt_issuer and jwt_jwks belong together: whose tokens, and the keys that verify them")
-        return self
-
-
-class AgentSettings(Settings):
-    """Settings of `citadel-py agent`."""
-
-    section = "agent"
-
-    ca: AddressSetting | None = None
-    ca_mtls: AddressSetting | None = None
-    ca_bundle: Path | None = None
-    token_file: Path | None = None
-    ca_dir: Path | None = None
-    passphrase_file: Path | None = None
-    id: IdSetting
-    state: Path
-    sds: str
-    sds_mode: ModeSetting = 0o660
-    federated: FederatedSetting = ()
-    root_validator: Literal["plain", "spiffe"] = "plain"
-    out: Path | None = None
-    exec: CommandSetting | None = None
-    signal_pid_file: Path | None = None
-    signal: Literal["HUP", "INT", "QUIT", "TERM", "USR1", "USR2", "WINCH"] = "HUP"
-    ttl: DurationSetting | None = None
-    renew_earliest: float = 0.5
-    renew_latest: float = 0.66
-    admin: AddressSetting | None = None
-
-    @property
-    def renewal(self) -> RenewalPolicy:
-        return RenewalPolicy(self.renew_earliest, self.renew_latest)
-
-    @model_validator(mode="after")
-    def _check_together(self) -> Self:
-        _ = self.renewal
-        if (self.ca is None) == (self.ca_dir is None):
-            raise _conflict("exactly one of ca (a service) and ca_dir (an authority on this machine) is needed")
-        if self.ca is not None and self.ca_bundle is None:
-            raise _conflict("ca needs ca_bundle: the roots that verify the service")
-        if self.ca is not None and not (self.ca.host and self.ca.port):
-            raise _conflict(f"ca needs a host and a port to call, not {str(self.ca)!r}")
-        if self.out is not None and self.out.absolute() == self.state.absolute():
-            raise _conflict("out and state are one directory: what is in state belongs to the agent alone")
-        self._check_federated()
-        for name, other in _EXCLUSIVE.items():
-            if getattr(self, name) is not None and getattr(self, other) is None:
-                raise _conflict(f"{name} has no meaning without {other}")
-        return self
-
-    def _check_federated(self) -> None:
-        names = [each.trust_domain for each in self.federated]
-        if self.id.trust_domain in names:
-            raise _conflict(f"federated names {self.id.trust_domain}, whose bundle comes from the authority itself")
-        if len(set(names)) < len(names):
-            raise _conflict("federated names a trust domain twice")
-
-
-# The first means something only beside the second.
-_EXCLUSIVE = {
-    "ca_mtls": "ca",
-    "ca_bundle": "ca",
-    "token_file": "ca",
-    "passphrase_file": "ca_dir",
-    "exec": "out",
-    "signal_pid_file": "out",
-}
-
-
-def _conflict(message: str) -> InvalidConfiguration:
-    return InvalidConfiguration(message, rule="settings_conflict")
 
 
 def load_serve(flags: Mapping[str, object], config_file: Path | None = None) -> ServeSettings:

@@ -1,4 +1,4 @@
-"""`agent`: flags become settings, and app.agent runs on them. What the settings mean is config.py's."""
+"""`agent`: flags become settings, and app.agent runs on them. What the settings mean is config's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`serve`: flags become settings, and app.serve runs on them. What the settings mean is config.py's."""
+"""`serve`: flags become settings, and app.serve runs on them. What the settings mean is config's."""
 
 from __future__ import annotations
 
