@@ -18,7 +18,10 @@ BUILT = CACHE / "peers"
 PROGRAMS = {
     "istio": ".",
     "stepca": "github.com/smallstep/certificates/cmd/step-ca",
+    "spire": "github.com/spiffe/spire/cmd/spire-server",
 }  # module below scripts/peers, and the package in it to build
+
+WITH_C = ("spire",)  # its SQLite is in C: a C compiler is needed
 
 
 def main(arguments: list[str]) -> int:
@@ -56,7 +59,12 @@ def _build(name: str, progress: Progress, held: int) -> None:
         BUILT / "bin" / name,
         PROGRAMS[name],
     ]
-    environment = {**go_environment(), "GOCACHE": str(BUILT / "build"), "GOPATH": str(BUILT / "path")}
+    environment = {
+        **go_environment(),
+        "GOCACHE": str(BUILT / "build"),
+        "GOPATH": str(BUILT / "path"),
+        "CGO_ENABLED": "1" if name in WITH_C else "0",
+    }
     done = subprocess.run(
         command, cwd=SOURCE / name, env=environment, pass_fds=(held,), capture_output=True, text=True, check=False
     )

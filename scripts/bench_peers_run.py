@@ -17,8 +17,8 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 
-from bench_peers_servers import ISTIO_DEFAULT, ISTIO_P256, ROOT, STEP, Peer
-from citadel_py.app.bench import Amount, Cell, Connections, Keys, Result, callers, load_for, measure, result
+from bench_peers_servers import ISTIO_DEFAULT, ISTIO_P256, ROOT, SPIRE, STEP, Peer
+from citadel_py.app.bench import Amount, Auth, Cell, Connections, Keys, Result, callers, load_for, measure, result
 from citadel_py.app.bench_callers import csrs
 from citadel_py.app.bench_checks import problems_of_answers
 from citadel_py.app.bench_client import CLIENT, drive
@@ -47,6 +47,7 @@ RSA, RSA_3072, P256 = Keys(KeyType.RSA2048), Keys(KeyType.RSA2048, KeyType.RSA30
 COMPARISONS = (
     Comparison(Cell(RSA, Connections.WARM, in_flight=16), ISTIO_DEFAULT),
     Comparison(Cell(RSA, Connections.NEW, in_flight=16), ISTIO_DEFAULT),
+    Comparison(Cell(RSA, Connections.STREAM, in_flight=16), ISTIO_DEFAULT, theirs=Connections.WARM),
     Comparison(Cell(RSA_3072, Connections.WARM, in_flight=16), ISTIO_DEFAULT),
     Comparison(Cell(P256, Connections.WARM, in_flight=1), ISTIO_P256),
     Comparison(Cell(P256, Connections.WARM, in_flight=16), ISTIO_P256),
@@ -56,6 +57,10 @@ COMPARISONS = (
     Comparison(Cell(P256, Connections.STREAM, in_flight=64), ISTIO_P256, theirs=Connections.WARM),
     Comparison(Cell(P256, Connections.WARM, in_flight=16), STEP),
     Comparison(Cell(P256, Connections.NEW, in_flight=16), STEP),
+    Comparison(Cell(P256, Connections.STREAM, in_flight=16), STEP, theirs=Connections.WARM),
+    Comparison(Cell(P256, Connections.WARM, Auth.MTLS, in_flight=16), SPIRE),
+    Comparison(Cell(P256, Connections.NEW, Auth.MTLS, in_flight=16), SPIRE),
+    Comparison(Cell(P256, Connections.STREAM, Auth.MTLS, in_flight=16), SPIRE, theirs=Connections.WARM),
 )
 
 
@@ -123,7 +128,7 @@ def _pair(comparison: Comparison, amount: Amount, place: Path | None, *, peer_fi
 
 def _measure_peer(comparison: Comparison, amount: Amount, place: Path | None) -> Result:
     cell, peer = comparison.peers_cell, comparison.peer
-    sent = csrs(cell.keys.leaf)
+    sent = csrs(cell.keys.leaf, peer.asks_for)
     with tempfile.TemporaryDirectory(prefix="citadel-bench-", dir=place) as name:
         directory = Path(name)
         with peer.start(directory) as (target, tokens):
@@ -164,7 +169,11 @@ def _line(comparison: Comparison, pairs: Pairs) -> str:
 
 def _versions() -> str:
     """Of the peers, as their modules name them."""
-    modules = {"Istio": ("istio", "istio.io/istio"), "step-ca": ("stepca", "github.com/smallstep/certificates")}
+    modules = {
+        "Istio": ("istio", "istio.io/istio"),
+        "step-ca": ("stepca", "github.com/smallstep/certificates"),
+        "SPIRE": ("spire", "github.com/spiffe/spire"),
+    }
     texts = {name: (ROOT / "scripts" / "peers" / place / "go.mod").read_text() for name, (place, _) in modules.items()}
     found = {name: re.search(rf"{re.escape(modules[name][1])} (v\S+)", text) for name, text in texts.items()}
     return ", ".join(f"{name} {version[1]}" for name, version in found.items() if version)

@@ -18,17 +18,21 @@ from uuid import uuid4
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from citadel_py.app.bench_callers import AUDIENCE, ISSUER, LIFETIME, TRUST_DOMAIN, TokenIssuer
+from citadel_py.app.bench_callers import AUDIENCE, ISSUER, LIFETIME, TRUST_DOMAIN, TokenIssuer, certificates
 from citadel_py.app.bench_calls import Credential
+from citadel_py.app.bench_load import TOKEN_CONNECTIONS
 from citadel_py.app.bench_server import HOST, READY_WITHIN_S, Target, child, did_not_start, found, free_addresses
 from citadel_py.app.runtime import utcnow
 from citadel_py.core.bundle import Bundle
+from citadel_py.core.issuer import Issuer
 from citadel_py.core.keys import KeyType
+from citadel_py.core.spiffe import SpiffeID
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = ROOT / ".cache" / "peers" / "bin"
 _LOOK_EVERY_S = 0.02
 _PROVISIONER = "bench"
+_ADMINISTRATOR = SpiffeID.mesh(TRUST_DOMAIN, "bench", "caller-0")  # as `certificates` names its first
 
 
 class Tokens(Protocol):
@@ -46,6 +50,7 @@ class Peer:
     name: str
     start: Callable[[Path], AbstractContextManager[tuple[Target, Tokens]]] = field(repr=False)
     client: Sequence[str | Path] = ()
+    asks_for: SpiffeID | None = None  # what a CSR must name, where it must
 
 
 @contextmanager
@@ -80,6 +85,45 @@ def _step(directory: Path) -> Iterator[tuple[Target, Tokens]]:
     (directory / "ca.json").write_text(json.dumps(configuration))
     with _running([PROGRAMS / "stepca", directory / "ca.json"], directory, lambda: _listens(address)) as pid:
         yield Target(pid, address, address, issuer.bundle), tokens
+
+
+@contextmanager
+def _spire(directory: Path) -> Iterator[tuple[Target, Tokens]]:
+    """SPIRE server below a root like ours, with SQLite and keys in memory."""
+    authority, configuration = directory / "ca", directory / "server.json"
+    issuer = found(authority, KeyType.P256, utcnow())
+    (address,) = free_addresses(1)
+    root = {"cert_file_path": str(authority / "root" / "tls.crt"), "key_file_path": str(authority / "root" / "tls.key")}
+    store = {"database_type": "sqlite3", "connection_string": str(directory / "datastore.sqlite3")}
+    server = {
+        "bind_address": HOST,
+        "bind_port": address.rpartition(":")[2],
+        "socket_path": str(directory / "api.sock"),
+        "trust_domain": TRUST_DOMAIN.name,
+        "data_dir": str(directory),
+        "ca_key_type": "ec-p256",
+        "admin_ids": [str(_ADMINISTRATOR)],
+    }
+    plugins = {
+        "DataStore": {"sql": {"plugin_data": store}},
+        "NodeAttestor": {"join_token": {"plugin_data": {}}},
+        "KeyManager": {"memory": {"plugin_data": {}}},
+        "UpstreamAuthority": {"disk": {"plugin_data": root}},
+    }
+    configuration.write_text(json.dumps({"server": server, "plugins": plugins}))
+    command: list[str | Path] = [PROGRAMS / "spire", "run", "-config", configuration]
+    with _running(command, directory, lambda: _listens(address)) as pid:
+        yield Target(pid, address, address, issuer.bundle), _Administrator(issuer)
+
+
+@dataclass(frozen=True)
+class _Administrator:
+    """One caller, who may have everything, on as many connections as callers with tokens have."""
+
+    issuer: Issuer
+
+    def credentials(self, _count: int, *, now: datetime) -> list[Credential]:
+        return TOKEN_CONNECTIONS * certificates(self.issuer, 1, now=now)
 
 
 @dataclass(frozen=True)
@@ -137,4 +181,10 @@ def _listens(address: str) -> bool:
 
 ISTIO_DEFAULT = Peer("Istio, RSA-2048 (its default)", partial(_istio, keys="rsa2048"))
 ISTIO_P256 = Peer("Istio, P-256", partial(_istio, keys="p256"))
+SPIRE = Peer(
+    "SPIRE, P-256, with its store",
+    _spire,
+    client=(ROOT / "scripts" / "bench_peers_spire.py",),
+    asks_for=SpiffeID.mesh(TRUST_DOMAIN, "bench", "minted"),
+)
 STEP = Peer("step-ca, P-256, with its store", _step, client=(ROOT / "scripts" / "bench_peers_step.py",))

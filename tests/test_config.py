@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import os
 from datetime import timedelta
 from pathlib import Path
 
@@ -387,3 +389,41 @@ def test_a_file_beyond_all_measure_is_not_read(nowhere: Path) -> None:
     (nowhere / "citadel.toml").write_bytes(b"#" * (config.MAX_FILE_BYTES + 1))
 
     assert refused("serve", {**SERVE}).rule == "config_file_too_large"
+
+
+# --- workers
+
+
+def test_workers_are_a_number_or_one_for_each_processor() -> None:
+    assert load_serve(SERVE).workers == 1
+    assert load_serve({**SERVE, "workers": "3"}).workers == 3
+    assert load_serve({**SERVE, "workers": "auto"}).workers == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "129", "many", "1.5", ""])
+def test_other_workers_are_refused(text: str) -> None:
+    error = refused("serve", {**SERVE, "workers": text})
+
+    assert "flag --workers" in error.message
+
+
+@given(
+    host=st.sampled_from(["", "127.0.0.1", "::1", "ca.example.org"]),
+    port=st.integers(min_value=0, max_value=65535),
+    skew=st.integers(min_value=0, max_value=100_000),
+    names=st.lists(st.sampled_from(["a.example", "b.example"])),
+    policy=st.none() | st.just(Path("/etc/policy.toml")),
+    relax=st.booleans(),
+)
+def test_settings_go_to_another_process_as_json_and_arrive_as_they_were(
+    host: str, port: int, skew: int, names: list[str], policy: Path | None, *, relax: bool
+) -> None:
+    address = Address(host, port)
+    changes = {"clock_skew": timedelta(seconds=skew), "server_name": tuple(names), "policy": policy}
+    settings = ServeSettings(
+        **{"dir": Path("/ca"), "listen": address, "listen_mtls": address, "admin": address, **changes},
+        relax_names=relax,
+    )
+    for exclude_defaults in (True, False):  # those that have their defaults could be written too
+        there = json.loads(json.dumps(settings.model_dump(mode="json", exclude_defaults=exclude_defaults)))
+        assert ServeSettings.model_validate(there) == settings

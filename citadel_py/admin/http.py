@@ -6,7 +6,8 @@ loopback or to an address that only probes and scrapers reach.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeAlias
 
 from aiohttp import web
@@ -16,6 +17,8 @@ from citadel_py.obs.metrics import CONTENT_TYPE, Metrics
 from citadel_py.obs.redaction import redact_text
 
 Checks: TypeAlias = Callable[[], Mapping[str, str | None]]
+Exposition: TypeAlias = Callable[[], Awaitable[bytes]]
+Document: TypeAlias = Callable[[], object | Awaitable[object]]  # what JSON can say, and nothing secret
 
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -30,17 +33,29 @@ class AdminServer:
 
     `checks` is asked at every probe: each name with None where all is well, else with what is wrong
     in words. `degraded` is the same for what does not take readiness away. The process is live as
-    long as it answers, whatever the checks say: a restart helps against none of them.
+    long as it answers, whatever the checks say: a restart helps against none of them. `exposition`
+    gives the page of metrics where those of this process are not all. `documents` are further pages of
+    JSON, by path.
     """
 
     def __init__(
-        self, host: str | None, port: int, *, checks: Checks, metrics: Metrics, degraded: Checks = dict
+        self,
+        host: str | None,
+        port: int,
+        *,
+        checks: Checks,
+        metrics: Metrics,
+        degraded: Checks = dict,
+        exposition: Exposition | None = None,
+        documents: Mapping[str, Document] | None = None,
     ) -> None:
         self.port = port
         self._host = host
         self._checks = checks
         self._degraded = degraded
         self._metrics = metrics
+        self._exposition = exposition
+        self._documents = documents or {}
         self._runner = web.AppRunner(
             self._application(),
             access_log=None,
@@ -75,6 +90,7 @@ class AdminServer:
         application.add_routes(
             [web.get("/livez", _livez), web.get("/readyz", self._readyz), web.get("/metrics", self._metrics_page)]
         )
+        application.add_routes([web.get(path, _page(document)) for path, document in self._documents.items()])
         return application
 
     async def _readyz(self, request: web.Request) -> web.Response:
@@ -91,7 +107,16 @@ class AdminServer:
         return web.Response(text="\n".join(lines) + "\n", status=status)
 
     async def _metrics_page(self, _request: web.Request) -> web.Response:
-        return web.Response(body=self._metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
+        body = await self._exposition() if self._exposition else self._metrics.exposition()
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
+
+
+def _page(document: Document) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def answer(_request: web.Request) -> web.Response:
+        content = document()
+        return web.json_response(await content if inspect.isawaitable(content) else content)
+
+    return answer
 
 
 async def _livez(_request: web.Request) -> web.Response:

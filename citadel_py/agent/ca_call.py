@@ -123,7 +123,11 @@ def error_of(refusal: Refusal) -> CitadelError:
     hints = tuple(_harmless(hint) for hint in refusal.hints)
     if not refusal.reason:  # nobody of ours answered: what gRPC tells of its TLS is all there is
         hints += tuple(hint for sign, hint in _TLS_HINTS.items() if sign in refusal.message)
-    return _ERRORS.get(refusal.code, Unavailable)("; ".join(facts), rule=rule or "ca_call_failed", hint=hints)
+    message, rule = "; ".join(facts), rule or "ca_call_failed"
+    kind = _ERRORS.get(refusal.code)
+    if kind is not None:
+        return kind(message, rule=rule, hint=hints)
+    return Unavailable(message, rule=rule, hint=hints, retry_after=refusal.retry_after)
 
 
 def _open(door: Door) -> grpc.aio.Channel:

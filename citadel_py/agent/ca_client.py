@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
@@ -15,6 +16,7 @@ from typing import Final
 from citadel_py._proto.istio.v1.auth import ca_pb2
 from citadel_py.agent.ca_call import Answer, Channels, Door, create_certificate
 from citadel_py.agent.ca_reply import read_reply
+from citadel_py.core.bundle import Bundle
 from citadel_py.core.csr import parse_csr_pem
 from citadel_py.core.errors import CitadelError, InvalidConfiguration, Unauthenticated, Unavailable
 from citadel_py.core.keys import private_key_pem
@@ -72,6 +74,11 @@ class CAClient:
         self._remember_port = remember_port
         self._deadline = deadline
         self._channels = Channels()
+        self._trusted: Bundle | None = None
+
+    def trust(self, bundle: Bundle) -> None:
+        """Verify the service by these authorities too, from the next call on."""
+        self._trusted = bundle
 
     async def check(self) -> None:
         """Raise CitadelError where no call could succeed: no roots, no token. It asks nobody."""
@@ -95,6 +102,18 @@ class CAClient:
         answer = await attempt.run()
         reply = read_reply(answer.elements, public_key=parse_csr_pem(csr_pem).public_key, id=id, now=self._now())
         return replace(reply, renew_at=answer.renew_at)
+
+    async def certificate_door(self, held: HeldSVID, *, is_doubtful: bool = False) -> Door:
+        """Where certificates are taken, with this one to show; asked for anew where what was learned `is_doubtful`.
+
+        Raises CitadelError where it cannot be learned.
+        """
+        roots = await self._roots(held)
+        if self.for_certificates is None or (is_doubtful and self.may_ask_for_port):
+            await self._ask_for_port(roots)
+        if self.for_certificates is None:
+            raise Unavailable("the CA has not told where it takes certificates", rule="mtls_port_unknown")
+        return Door(self.for_certificates, roots, held.svid.chain_pem(), private_key_pem(held.key))
 
     async def call(self, door: Door, request: ca_pb2.IstioCertificateRequest, token: str | None) -> Answer:
         """One call. Raises CitadelError."""
@@ -129,6 +148,11 @@ class CAClient:
             return None
         return _parse_token(await asyncio.to_thread(self._read_token))
 
+    async def _ask_for_port(self, roots: bytes) -> None:
+        """By a call without credentials, whose refusal tells it."""
+        with suppress(Unauthenticated):  # as it must be
+            await self.call(Door(self.for_tokens, roots), ca_pb2.IstioCertificateRequest(), None)
+
     def _learn_port(self, port: int) -> None:
         if port != self._learned_port:
             self._learned_port = port
@@ -136,7 +160,8 @@ class CAClient:
 
     async def _roots(self, held: HeldSVID | None) -> bytes:
         """The configured roots and those that the CA has told of, so that a new root needs no new file."""
-        told = held.bundle.authorities if held else ()
+        bundles = (held.bundle if held else None, self._trusted)
+        told = [authority for bundle in bundles if bundle for authority in bundle.authorities]
         try:
             configured = load_certificates(await asyncio.to_thread(self._read_roots))
         except CitadelError:
@@ -203,8 +228,7 @@ class _Attempt:
         try:
             return await self._client.call(door, self._request, token)
         except CitadelError as error:
-            told = f"the CA at {door.address} {error.message}"
-            self._errors.append((way, type(error)(told, rule=error.rule, hint=error.hints)))
+            self._errors.append((way, _retold(error, f"the CA at {door.address} {error.message}", error.hints)))
             return None
 
 
@@ -214,7 +238,14 @@ def _together(errors: Iterable[tuple[str, CitadelError]]) -> CitadelError:
     main = next((error for _, error in errors if isinstance(error, Unavailable)), errors[0][1])
     message = "; ".join(f"{way}: {error.message}" for way, error in errors)
     hints = dict.fromkeys(hint for _, error in errors for hint in error.hints)
-    return type(main)(message, rule=main.rule, hint=tuple(hints))
+    return _retold(main, message, tuple(hints))
+
+
+def _retold(error: CitadelError, message: str, hints: tuple[str, ...]) -> CitadelError:
+    """The same in other words."""
+    if isinstance(error, Unavailable):
+        return type(error)(message, rule=error.rule, hint=hints, retry_after=error.retry_after)
+    return type(error)(message, rule=error.rule, hint=hints)
 
 
 def no_credential() -> CitadelError:

@@ -32,8 +32,14 @@ def read_reply(elements: Sequence[str], *, public_key: PublicKey, id: SpiffeID, 
         )
     *chain, bundle_pem = (element.encode() for element in elements)
     bundle = Bundle.from_pem(id.trust_domain, bundle_pem)
-    certificates = [_only_certificate(pem) for pem in chain]
-    svid = _verify(certificates, bundle, id, now)
+    return check_reply([_only_certificate(pem) for pem in chain], bundle, public_key=public_key, id=id, now=now)
+
+
+def check_reply(
+    chain: Sequence[x509.Certificate], bundle: Bundle, *, public_key: PublicKey, id: SpiffeID, now: datetime
+) -> SignedReply:
+    """What was asked for, proven by the bundle that came along. Raises VerificationFailed."""
+    svid = _verify(chain, bundle, id, now)
     if not same_public_key(svid.leaf.public_key(), public_key):  # type: ignore[arg-type]  # compared as bytes
         raise VerificationFailed("the CA certified another key than was asked for", rule="reply_key_mismatch")
     return SignedReply(svid, bundle)
@@ -48,7 +54,7 @@ def _only_certificate(pem: bytes) -> x509.Certificate:
     return certificates[0]
 
 
-def _verify(chain: list[x509.Certificate], bundle: Bundle, id: SpiffeID, now: datetime) -> X509SVID:
+def _verify(chain: Sequence[x509.Certificate], bundle: Bundle, id: SpiffeID, now: datetime) -> X509SVID:
     try:
         return verify_svid(chain, bundle, now=now, expected=id)
     except VerificationFailed as error:

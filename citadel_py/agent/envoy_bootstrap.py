@@ -8,6 +8,7 @@ here. What is fixed, and why:
 - No session is resumed: a resumed one is not verified again, so it could outlive the certificate.
 - Connections have an age: nothing that SDS pushes reaches those that are established.
 - A lost agent is noticed by pings and asked again within seconds.
+- An agent on another machine is asked by mTLS only, and only if it is the one that was named.
 - The admin interface, and the listener that takes plain requests, are on loopback only.
 """
 
@@ -15,97 +16,30 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+from citadel_py.agent.envoy_proxy import NOBODY, ClientProxy, Peers, Proxy, RemoteAgent, ServerProxy
 from citadel_py.config import Address
-from citadel_py.core.errors import InvalidConfiguration
 from citadel_py.core.spiffe import SpiffeID, TrustDomain
 
 Json: TypeAlias = dict[str, Any]
 
 ADMIN_HOST: Final = "127.0.0.1"
 LISTENER: Final = "inbound"
+CERTIFICATE_FILE, TRUST_FILE = "sds-certificate.json", "sds-trust.json"
+CLIENT_CERTIFICATE, CLIENT_TRUST = "sds_certificate", "sds_trust"  # in those files
 SDS_CLUSTER, UPSTREAM_CLUSTER, APPLICATION_CLUSTER = "sds", "upstream", "application"
-MAX_SOCKET_PATH_BYTES: Final = 107  # sockaddr_un: 108 with the final NUL; Envoy's core.v3.Pipe
 
+# An Envoy client's own default ends at TLS 1.2.
+_TLS_VERSIONS = {"tls_minimum_protocol_version": "TLSv1_2", "tls_maximum_protocol_version": "TLSv1_3"}
 _FETCH_TIMEOUT = timedelta(seconds=15)  # until then no listener of this Envoy opens
 _RETRY = {"base_interval": "0.5s", "max_interval": "5s"}  # Envoy's default lets half a minute pass
 _KEEPALIVE = {"interval": "10s", "timeout": "5s"}
 _HANDSHAKE_TIMEOUT = timedelta(seconds=10)
 _CONNECT_TIMEOUT = timedelta(seconds=1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Proxy:
-    """What both sides have.
-
-    `node` names the proxy in logs and grants nothing. `sds_socket` is the agent's socket, absolute or
-    relative to where Envoy starts. A port of 0 means a free one. `response_headers` are added to every
-    response; their values may hold Envoy's `%COMMANDS%`. `certificate` and `bundle` are resource names.
-    `is_delta` takes them by the incremental protocol.
-
-    Raises InvalidConfiguration for a socket path or an address that Envoy cannot use.
-    """
-
-    node: str
-    sds_socket: Path
-    listen: Address
-    admin_port: int = 9901
-    cluster: str = "citadel-py"
-    certificate: str = "default"
-    bundle: str = "ROOTCA"
-    is_delta: bool = False
-    max_connection_duration: timedelta = timedelta(minutes=10)
-    response_headers: Mapping[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        _check_socket_path(self.sds_socket)
-        _ip_address(self.listen)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerProxy(Proxy):
-    """Takes mTLS from peers and hands their requests to the application.
-
-    `admitted` is who may connect: everybody in a trust domain, or only these IDs. Without an
-    `application` it answers 200 by itself.
-    """
-
-    admitted: TrustDomain | tuple[SpiffeID, ...]
-    application: Address | None = None
-
-    def __post_init__(self) -> None:
-        Proxy.__post_init__(self)
-        if not self.admitted:
-            # An empty list of matchers is no guard at all.
-            raise InvalidConfiguration("a server proxy that admits nobody", rule="nobody_admitted")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClientProxy(Proxy):
-    """Takes plain requests on loopback and sends them to `upstream` by mTLS, if that is `peer`.
-
-    Whoever reaches its listener speaks with its identity. `max_requests_per_connection` of 1 makes a
-    handshake for each request.
-    """
-
-    upstream: Address
-    peer: SpiffeID
-    max_requests_per_connection: int | None = None
-
-    def __post_init__(self) -> None:
-        Proxy.__post_init__(self)
-        if not _ip_address(self.listen).is_loopback:
-            raise InvalidConfiguration(
-                f"{self.listen} takes plain requests and is not on loopback: anybody who reaches it has the identity",
-                rule="plain_listener_exposed",
-                hint=f"write 127.0.0.1:{self.listen.port}",
-            )
 
 
 def server_bootstrap(proxy: ServerProxy) -> Json:
@@ -122,6 +56,31 @@ def client_bootstrap(proxy: ClientProxy) -> Json:
     upstream |= {"transport_socket": _client_tls(proxy), **_http_options(_upstream_options(proxy))}
     listener = _listener(proxy, _manager(proxy, {"route": {"cluster": UPSTREAM_CLUSTER}}))
     return _bootstrap(proxy, listener, [_sds_cluster(proxy), upstream])
+
+
+def certificate_file(directory: Path) -> Json:
+    """What Envoy reads as `sds-certificate.json`, for a directory with what `agent --out` keeps there.
+
+    Envoy watches the directory for renames, by which those files are replaced as a set. It wants a file for
+    each secret.
+    """
+    certificate = {"certificate_chain": _file(directory, "tls.crt"), "private_key": _file(directory, "tls.key")}
+    return _secret_file(CLIENT_CERTIFICATE, directory, "tls_certificate", certificate)
+
+
+def trust_file(directory: Path) -> Json:
+    """The same as `sds-trust.json`: what the agent is verified with."""
+    return _secret_file(CLIENT_TRUST, directory, "validation_context", {"trusted_ca": _file(directory, "ca.crt")})
+
+
+def _secret_file(name: str, directory: Path, kind: str, secret: Json) -> Json:
+    watched = {"watched_directory": {"path": str(directory)}}
+    type_url = _type("transport_sockets.tls.v3.Secret")
+    return {"resources": [{"@type": type_url, "name": name, kind: {**secret, **watched}}]}
+
+
+def _file(directory: Path, name: str) -> Json:
+    return {"filename": str(directory / name)}
 
 
 def to_json(bootstrap: Json) -> str:
@@ -153,7 +112,9 @@ def _cluster(name: str, address: Address) -> Json:
 
 def _sds_cluster(proxy: Proxy) -> Json:
     options = {"explicit_http_config": {"http2_protocol_options": {"connection_keepalive": _KEEPALIVE}}}
-    return _cluster_at(SDS_CLUSTER, {"pipe": {"path": str(proxy.sds_socket)}}, "STATIC") | _http_options(options)
+    if isinstance(proxy.sds, RemoteAgent):
+        return _cluster(SDS_CLUSTER, proxy.sds.address) | _http_options(options) | _remote_tls(proxy.sds)
+    return _cluster_at(SDS_CLUSTER, {"pipe": {"path": str(proxy.sds)}}, "STATIC") | _http_options(options)
 
 
 def _cluster_at(name: str, address: Json, discovery: str) -> Json:
@@ -230,15 +191,33 @@ def _server_tls(proxy: ServerProxy) -> Json:
 
 
 def _client_tls(proxy: ClientProxy) -> Json:
-    context = _tls_context(proxy, [_uri("exact", str(proxy.peer))])
+    context = _tls_context(proxy, _exactly(() if proxy.peer is Peers.BY_AGENT else (proxy.peer,)))
     return _transport_socket("UpstreamTlsContext", {"max_session_keys": 0, "common_tls_context": context})
+
+
+def _remote_tls(agent: RemoteAgent) -> Json:
+    """TLS to the agent, both ways, with what is in files, which Envoy reads anew when they change."""
+    context = {
+        "tls_params": _TLS_VERSIONS,
+        "tls_certificate_sds_secret_configs": [_secret_in(agent.credentials / CERTIFICATE_FILE, CLIENT_CERTIFICATE)],
+        "combined_validation_context": {
+            "default_validation_context": {"match_typed_subject_alt_names": _exactly([agent.id])},
+            "validation_context_sds_secret_config": _secret_in(agent.credentials / TRUST_FILE, CLIENT_TRUST),
+        },
+    }
+    tls = _transport_socket("UpstreamTlsContext", {"max_session_keys": 0, "common_tls_context": context})
+    return {"transport_socket": tls}
+
+
+def _secret_in(file: Path, name: str) -> Json:
+    source = {"path_config_source": {"path": str(file)}, "resource_api_version": "V3"}
+    return {"name": name, "sds_config": source}
 
 
 def _tls_context(proxy: Proxy, guard: list[Json]) -> Json:
     """Own certificate and trust by SDS; `guard` stands whatever SDS says."""
     return {
-        # An Envoy client's own default ends at TLS 1.2.
-        "tls_params": {"tls_minimum_protocol_version": "TLSv1_2", "tls_maximum_protocol_version": "TLSv1_3"},
+        "tls_params": _TLS_VERSIONS,
         "tls_certificate_sds_secret_configs": [_secret(proxy, proxy.certificate)],
         "combined_validation_context": {
             "default_validation_context": {"match_typed_subject_alt_names": guard},
@@ -251,7 +230,12 @@ def _admission(proxy: ServerProxy) -> list[Json]:
     if isinstance(proxy.admitted, TrustDomain):
         # With the slash: without it spiffe://example.org.evil/ matches too.
         return [_uri("prefix", f"{proxy.admitted.id}/")]
-    return [_uri("exact", str(id)) for id in proxy.admitted]
+    return _exactly(() if proxy.admitted is Peers.BY_AGENT else proxy.admitted)
+
+
+def _exactly(ids: Iterable[SpiffeID]) -> list[Json]:
+    """Matchers of these IDs, or one of nobody: an empty list would be no guard."""
+    return [_uri("exact", str(id)) for id in ids] or [_uri("exact", NOBODY)]
 
 
 def _uri(match: str, value: str) -> Json:
@@ -307,32 +291,3 @@ def _is_ip(host: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _ip_address(listen: Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """Where to listen, `::` for every address. Raises InvalidConfiguration: Envoy listens on no host name."""
-    try:
-        return ipaddress.ip_address(listen.host or "::")
-    except ValueError as error:
-        raise InvalidConfiguration(
-            f"{listen} is no address to listen on: Envoy wants an IP address, not a name",
-            rule="listen_address",
-            hint=f"write 127.0.0.1:{listen.port}",
-        ) from error
-
-
-def _check_socket_path(path: Path) -> None:
-    """Raises InvalidConfiguration: `socket_path_too_long`, `abstract_socket`."""
-    length = len(os.fsencode(path))
-    if length > MAX_SOCKET_PATH_BYTES:
-        raise InvalidConfiguration(
-            f"the socket path {path} has {length} bytes, a Unix socket's may have {MAX_SOCKET_PATH_BYTES}",
-            rule="socket_path_too_long",
-            hint="choose a directory with a shorter name, or a path relative to where Envoy starts",
-        )
-    if str(path).startswith("@"):
-        raise InvalidConfiguration(
-            f"{path} is an abstract socket: it has no permissions, so everybody on the machine could serve on it",
-            rule="abstract_socket",
-            hint="choose a path in a directory that only the agent writes to",
-        )

@@ -15,6 +15,7 @@ from fractions import Fraction
 from typing import Any, Final
 
 from citadel_py.agent.envoy_admin import Admin, Json
+from citadel_py.agent.envoy_proxy import NOBODY
 
 SOON: Final = Fraction(1, 4)  # of a life: agents renew when more than a third is left
 
@@ -43,6 +44,7 @@ class HeldSecret:
     kind: str
     version: str
     has_arrived: bool
+    names_peers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +143,8 @@ def _secrets(config: Json) -> Iterator[HeldSecret]:
             for each in _objects(part.get(group)):
                 kind = _kind(_object(each.get("secret")))
                 version = str(each.get("version_info", ""))
-                yield HeldSecret(str(each.get("name", "")), kind, version, "warming" not in group)
+                peers = bool(_matchers(_object(_object(each.get("secret")).get("validation_context"))))
+                yield HeldSecret(str(each.get("name", "")), kind, version, "warming" not in group, peers)
 
 
 def _accepted_version(admin: Admin, secret: HeldSecret) -> str:
@@ -245,13 +248,35 @@ def _context_problems(context: _Context, secrets: tuple[HeldSecret, ...]) -> Ite
             message=f"{context.owner} also admits peers without a certificate",
             hint="set require_client_certificate",
         )
-    if not source or static.get("match_typed_subject_alt_names") or static.get("custom_validator_config"):
+    if guard := _matchers(static):
+        yield from _peer_problems(context.owner, guard, source, secrets)
+    if not source or guard or static.get("custom_validator_config"):
         return
     message = f"{context.owner} has no static guard: an empty secret from SDS would make it verify nobody"
     yield Problem(rule="envoy_without_guard", message=message, hint=_GUARD)
     for secret in secrets:
         if secret.has_arrived and secret.name == source.get("name") and secret.kind != "trust" and not verifies:
             yield _verifies_nobody(context.owner, f"its secret {secret.name} holds no trust")
+
+
+def _peer_problems(owner: str, guard: list[Json], source: Json, secrets: tuple[HeldSecret, ...]) -> Iterator[Problem]:
+    """The lists of a guard and of SDS add up: each matcher of either admits."""
+    is_by_agent = guard == [{"san_type": "URI", "matcher": {"exact": NOBODY}}]
+    for secret in secrets:
+        if secret.name != source.get("name") or not secret.has_arrived or secret.names_peers == is_by_agent:
+            continue
+        if is_by_agent:
+            yield Problem(
+                rule="envoy_peers_missing",
+                message=f"{owner} admits nobody: it leaves its peers to the agent, and {secret.name} names none",
+                hint="give the agent's socket `peers`, or this proxy --peer or --trust-domain",
+            )
+        else:
+            yield Problem(
+                rule="envoy_peers_add_up",
+                message=f"{owner} admits the peers of its own guard, and those of {secret.name} too",
+                hint="let one of them name the peers: `citadel-py envoy bootstrap --peers-from-agent`",
+            )
 
 
 def _verifies_nobody(owner: str, why: str) -> Problem:
@@ -273,6 +298,10 @@ def _missing_problems(secrets: tuple[HeldSecret, ...]) -> Iterator[Problem]:
 
 def _parts(config: Json, kind: str) -> Iterator[Json]:
     return (each for each in _objects(config.get("configs")) if str(each.get("@type", "")).endswith(kind))
+
+
+def _matchers(context: Json) -> list[Json]:
+    return _objects(context.get("match_typed_subject_alt_names"))
 
 
 def _objects(value: object) -> list[Json]:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 
-from citadel_py.app.runtime import entropy
+from citadel_py.app.runtime import entropy, utcnow
+from citadel_py.config import ServeSettings
 from citadel_py.core import profile
 from citadel_py.core.csr import CsrPolicy
 from citadel_py.core.engine import Engine
-from citadel_py.core.errors import CitadelError, InvalidConfiguration
+from citadel_py.core.errors import CitadelError, InvalidConfiguration, Unavailable
 from citadel_py.core.issuer import Issuer
 from citadel_py.core.policy import Policy, TTLLimits
 from citadel_py.core.policy_rules import Rules
@@ -71,6 +71,26 @@ class AuthorityFiles:
         return authority_dir.content_fingerprint(self.directory)
 
 
+def authority_files(settings: ServeSettings, passphrase: bytes | None) -> AuthorityFiles:
+    """The authority as the settings of the service want it."""
+    return AuthorityFiles(
+        directory=settings.dir,
+        passphrase=passphrase,
+        limits=settings.ttl_limits,
+        csr_policy=CsrPolicy(allow_ed25519=settings.allow_ed25519),
+        relax_names=settings.relax_names,
+        now=utcnow,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedEngine:
+    """An engine that works, and the fingerprint of the files that it came from."""
+
+    engine: Engine = field(repr=False)
+    digest: str
+
+
 class LiveEngine:
     """The engine of now, as one snapshot that is replaced in one assignment."""
 
@@ -79,7 +99,6 @@ class LiveEngine:
         self._engine: Engine | None = None
         self._rules: Rules | None = None
         self._fingerprint = ""
-        self._look = asyncio.Event()
 
     @property
     def current(self) -> Engine:
@@ -90,11 +109,21 @@ class LiveEngine:
 
     async def load(self) -> None:
         """Take the files as they are now. Raises CitadelError; then nothing changed."""
+        self.activate(await self.prepare())
+
+    async def prepare(self) -> PreparedEngine:
+        """What `activate` would use from now on; nothing changes yet. Raises CitadelError."""
         self._fingerprint = await asyncio.to_thread(self._files.fingerprint)  # first: a change meanwhile counts as new
         engine = await asyncio.to_thread(self._files.engine)
         self._check_same_trust_domain(engine)
-        self._engine = _ruled_by(self._rules, engine)
-        issuer = engine.issuer
+        if await asyncio.to_thread(self._files.fingerprint) != self._fingerprint:
+            raise Unavailable("the authority's files changed while they were read", rule="authority_changing")
+        return PreparedEngine(engine, self._fingerprint)
+
+    def activate(self, prepared: PreparedEngine) -> None:
+        """Issue by it from the next request on."""
+        self._engine = _ruled_by(self._rules, prepared.engine)
+        issuer = prepared.engine.issuer
         _log.info(
             events.AUTHORITY_ACTIVATED,
             trust_domain=str(issuer.trust_domain),
@@ -108,22 +137,15 @@ class LiveEngine:
         self._rules = rules
         self._engine = _ruled_by(rules, self.current)
 
-    def look(self) -> None:
-        """Load at once, changed or not: what SIGHUP asks for."""
-        self._look.set()
-
     async def run(self, on_change: Callable[[], None]) -> None:
         """Follow the files until cancelled; `on_change` is called after each new engine, on the event loop."""
         while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_EVERY.total_seconds()):
-                    await self._look.wait()
-            asked = self._look.is_set()
-            self._look.clear()
-            if asked or await asyncio.to_thread(self._files.fingerprint) != self._fingerprint:
-                await self._try_to_load(on_change)
+            await asyncio.sleep(LOOK_EVERY.total_seconds())
+            if await asyncio.to_thread(self._files.fingerprint) != self._fingerprint:
+                await self.reload(on_change)
 
-    async def _try_to_load(self, on_change: Callable[[], None]) -> None:
+    async def reload(self, on_change: Callable[[], None]) -> None:
+        """Load, changed or not; what cannot be used is told, and changes nothing."""
         try:
             await self.load()
         except CitadelError as error:

@@ -126,16 +126,21 @@ def matrix(
     ]
 
 
-def measure(cell: Cell, amount: Amount, *, place: Path | None = None, tokens: TokenIssuer | None = None) -> Result:
+def measure(
+    cell: Cell, amount: Amount, *, place: Path | None = None, tokens: TokenIssuer | None = None, workers: int = 1
+) -> Result:
     """Measure one cell in a new directory below `place`, which is gone afterwards.
 
-    `tokens` may be another issuer than the one that the server trusts. Raises Unavailable where the
-    server or the client cannot be run.
+    `tokens` may be another issuer than the one that the server trusts; `workers` is the server's
+    setting. Raises Unavailable where the server or the client cannot be run.
     """
     sent, trusted = csrs(cell.keys.leaf), TokenIssuer()
     with tempfile.TemporaryDirectory(prefix="citadel-bench-", dir=place) as name:
         directory = Path(name)
-        with serving(directory / "ca", cell.keys.authority, trusted, policy=_policy(cell), now=utcnow()) as service:
+        running = serving(
+            directory / "ca", cell.keys.authority, trusted, policy=_policy(cell), now=utcnow(), workers=workers
+        )
+        with running as service:
             credentials = _credentials(cell, amount, service, tokens or trusted)
             driven = drive(load_for(cell, amount, sent, credentials, target=service.target), service.target, directory)
         return result(cell, driven, tuple(_problems(driven.outcome, service, sent)))

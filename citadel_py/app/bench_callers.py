@@ -49,10 +49,10 @@ class SentCSRs:
 
 
 @cache
-def csrs(key_type: KeyType) -> SentCSRs:
-    """A stock of CSRs; they are the same for every run of this process."""
+def csrs(key_type: KeyType, id: SpiffeID | None = None) -> SentCSRs:
+    """A stock of CSRs, which name an identity if there is one; they are the same for every run of this process."""
     keys = list(_keys(key_type))
-    return SentCSRs([create_csr(key).decode() for key in keys], [key.public_key() for key in keys])
+    return SentCSRs([create_csr(key, id).decode() for key in keys], [key.public_key() for key in keys])
 
 
 def _keys(key_type: KeyType) -> Iterator[PrivateKey]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import random
 import socket
@@ -19,10 +20,13 @@ from citadel_py.app.bench_callers import AUDIENCE, ISSUER, TRUST_DOMAIN, TokenIs
 from citadel_py.core import profile
 from citadel_py.core.bundle import Bundle
 from citadel_py.core.errors import CitadelError, Unavailable
+from citadel_py.core.grants import PROBE_PATH
 from citadel_py.core.issuer import Issuer
 from citadel_py.core.keys import KeyType, generate_key
+from citadel_py.core.ledger import LedgerEntry
 from citadel_py.core.policy import Method
 from citadel_py.core.profile import SERIAL_BYTES, Authority, Validity, serial_number
+from citadel_py.core.spiffe import SpiffeID
 from citadel_py.store import authority_dir
 from citadel_py.store.ledger import SQLLedger
 
@@ -53,9 +57,9 @@ class Service:
     exit_code: int | None = None
 
     def recorded(self) -> list[str]:
-        """Serials in its ledger, but for those of its own serving certificate. Raises LedgerUnavailable."""
+        """Serials in its ledger, but for those of its own certificates. Raises LedgerUnavailable."""
         with SQLLedger.open(self.directory / authority_dir.LEDGER, writer="bench") as ledger:
-            return [entry.serial for entry in ledger.entries() if entry.method != Method.SELF]
+            return [entry.serial for entry in ledger.entries() if not _is_its_own(entry)]
 
     def ledger_problem(self) -> str | None:
         """What is wrong with the hash chain, if anything."""
@@ -69,7 +73,7 @@ class Service:
 
 @contextmanager
 def serving(
-    directory: Path, key_type: KeyType, tokens: TokenIssuer, *, policy: str | None, now: datetime
+    directory: Path, key_type: KeyType, tokens: TokenIssuer, *, policy: str | None, now: datetime, workers: int = 1
 ) -> Iterator[Service]:
     """Run `serve` on a new authority in `directory`, with rules where some are given.
 
@@ -82,7 +86,7 @@ def serving(
     listen, listen_mtls, admin = free_addresses(3)
     command: list[str | Path] = [
         *(sys.executable, "-m", "citadel_py", "serve", "--dir", directory, "--config", config, "--log-format", "json"),
-        *("--listen", listen, "--listen-mtls", listen_mtls, "--admin", admin),
+        *("--listen", listen, "--listen-mtls", listen_mtls, "--admin", admin, "--workers", str(workers)),
         *("--jwt-issuer", ISSUER, "--jwt-audience", AUDIENCE, "--jwt-jwks", jwks),
     ]
     if policy is not None:
@@ -150,6 +154,11 @@ def found(directory: Path, key_type: KeyType, now: datetime) -> Issuer:
     return Issuer.activated(intermediate, (certificate,), bundle, now=now, serial=_serial())
 
 
+def _is_its_own(entry: LedgerEntry) -> bool:
+    """Its serving certificate, or what it asks itself for to see that it works."""
+    return entry.method == Method.SELF or entry.spiffe_id == str(SpiffeID(TRUST_DOMAIN, PROBE_PATH))
+
+
 def _serial() -> int:
     return serial_number(os.urandom(SERIAL_BYTES))
 
@@ -171,8 +180,10 @@ def did_not_start(log: Path) -> Unavailable:
 def _is_ready(admin: str) -> bool:
     connection = http.client.HTTPConnection(admin, timeout=2)
     try:
-        connection.request("GET", "/readyz")
-        return connection.getresponse().status == http.HTTPStatus.OK
+        connection.request("GET", "/readyz", headers={"Accept": "application/json"})
+        page = json.load(connection.getresponse())
+        workers = [problem for name, problem in page["degraded"].items() if name.startswith("worker ")]
+        return bool(page["ready"]) and not any(workers)
     except OSError:
         return False
     finally:

@@ -6,6 +6,8 @@ Signing is apart from issuing: where it fails it is told, and tried again, and c
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 
@@ -30,6 +32,7 @@ class LedgerHeads:
         self._known: dict[str, PublicKey] = {}
         self._all_signed_by: str | None = None
         self._told: dict[str, SignedHead] = {}
+        self.signed_at = math.nan  # when all was signed last, in Unix seconds
 
     def seal(self) -> Seal:
         """What signs now."""
@@ -46,7 +49,11 @@ class LedgerHeads:
 
     async def sign(self, ledger: SQLLedger) -> None:
         """Sign the own chain; under another authority than the last time every chain, while both are known."""
-        for each in await asyncio.to_thread(_tried, lambda: self._sign(ledger)):
+        signed = await asyncio.to_thread(_tried, lambda: self._sign(ledger))
+        if signed is None:
+            return
+        self.signed_at = time.time()
+        for each in signed:
             if self._told.get(each.writer) == each:
                 continue  # nothing new
             self._told[each.writer] = each
@@ -71,9 +78,10 @@ def _own(ledger: SQLLedger, seal: Seal) -> Sequence[SignedHead]:
     return [signed] if signed else []
 
 
-def _tried(sign: Callable[[], Sequence[SignedHead]]) -> Sequence[SignedHead]:
+def _tried(sign: Callable[[], Sequence[SignedHead]]) -> Sequence[SignedHead] | None:
+    """What was signed; None where that failed, which is told."""
     try:
         return sign()
     except CitadelError as error:
         _log.error(events.LEDGER_SIGNING_FAILED, error=str(error), rule=error.rule, hints=list(error.hints))
-        return []
+        return None

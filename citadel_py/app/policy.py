@@ -7,8 +7,9 @@ good last go on. Nothing here decides what rules mean.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable
-from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
@@ -25,6 +26,19 @@ from citadel_py.store.files import read_bounded
 LOOK_EVERY = timedelta(seconds=10)
 
 _log = get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRules:
+    """Rules that are good, and the content of the file that they came from."""
+
+    rules: Rules
+    content: bytes = field(repr=False)
+
+    @property
+    def digest(self) -> str:
+        """Equal for equal content."""
+        return hashlib.sha256(self.content).hexdigest()
 
 
 class LivePolicy:
@@ -48,7 +62,6 @@ class LivePolicy:
         self._trust_domain = trust_domain
         self._metrics = metrics
         self._content: bytes | None = None
-        self._look = asyncio.Event()
         self.problem: str | None = None
 
     async def load(self) -> None:
@@ -56,27 +69,27 @@ class LivePolicy:
         content = await asyncio.to_thread(read_bounded, self._path, MAX_POLICY_BYTES)
         if content == self._content and self.problem is None:
             return
-        rules = await asyncio.to_thread(self._parse, content)
-        self._use(rules)
-        self._content, self.problem = content, None
-        self._metrics.policy_reloads.labels("loaded").inc()
-        _log.info(events.POLICY_LOADED, file=str(self._path), rules=len(rules.all))
+        self.activate(await self._prepared(content))
 
-    def look(self) -> None:
-        """Look at once, and say again what is wrong: what SIGHUP asks for."""
-        self._look.set()
+    async def prepare(self) -> PreparedRules:
+        """What `activate` would use from now on; nothing changes yet. Raises CitadelError."""
+        return await self._prepared(await asyncio.to_thread(read_bounded, self._path, MAX_POLICY_BYTES))
+
+    def activate(self, prepared: PreparedRules) -> None:
+        """Decide by these rules from the next request on."""
+        self._use(prepared.rules)
+        self._content, self.problem = prepared.content, None
+        self._metrics.policy_reloads.labels("loaded").inc()
+        _log.info(events.POLICY_LOADED, file=str(self._path), rules=len(prepared.rules.all))
 
     async def run(self) -> None:
         """Follow the file until cancelled."""
         while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_EVERY.total_seconds()):
-                    await self._look.wait()
-            was_asked = self._look.is_set()
-            self._look.clear()
-            await self._try_to_load(was_asked=was_asked)
+            await asyncio.sleep(LOOK_EVERY.total_seconds())
+            await self.reload()
 
-    async def _try_to_load(self, *, was_asked: bool) -> None:
+    async def reload(self, *, was_asked: bool = False) -> None:
+        """Load what has changed; what cannot be used is told once, or again when somebody asked."""
         try:
             await self.load()
         except CitadelError as error:
@@ -84,6 +97,9 @@ class LivePolicy:
                 self._metrics.policy_reloads.labels("rejected").inc()
                 _log.error(events.POLICY_REJECTED, error=str(error), rule=error.rule, hints=list(error.hints))
             self.problem = str(error)
+
+    async def _prepared(self, content: bytes) -> PreparedRules:
+        return PreparedRules(await asyncio.to_thread(self._parse, content), content)
 
     def _parse(self, content: bytes) -> Rules:
         try:

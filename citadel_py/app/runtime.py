@@ -6,6 +6,7 @@ import asyncio
 import os
 import secrets
 import signal
+import time
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from citadel_py.obs.logging import get_logger
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
+_ELAPSED = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 _dice = secrets.SystemRandom()
 _log = get_logger()
 
@@ -25,6 +27,11 @@ _log = get_logger()
 def utcnow() -> datetime:
     """The wall clock, aware UTC."""
     return datetime.now(UTC)
+
+
+def elapsed() -> float:
+    """Seconds on a clock that nobody can set; the sleep of a laptop counts, where the system can tell."""
+    return time.clock_gettime(_ELAPSED)
 
 
 def entropy(count: int) -> bytes:

@@ -1,4 +1,4 @@
-"""What the renewer reports, as log lines and metrics: louder as a certificate's life runs out."""
+"""What the renewer reports, as log lines and counts: louder as a certificate's life runs out."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from datetime import datetime
 
 from citadel_py.core.errors import CitadelError, Unavailable
 from citadel_py.core.ports import HeldSVID
+from citadel_py.core.spiffe import SpiffeID
 from citadel_py.obs import events
 from citadel_py.obs.logging import get_logger
 from citadel_py.obs.metrics import AgentMetrics
@@ -16,11 +17,11 @@ _log = get_logger()
 
 
 class SVIDReports:
-    """Tells of one identity."""
+    """Tells of all identities."""
 
     def __init__(self, metrics: AgentMetrics) -> None:
         self._metrics = metrics
-        self._is_told_expired = False
+        self._told_expired: set[SpiffeID] = set()
 
     def __call__(self, report: Report) -> None:
         match report:
@@ -35,18 +36,13 @@ class SVIDReports:
 
     def _tell_loaded(self, report: Loaded) -> None:
         _log.info(events.SVID_LOADED, **_facts(report.held))
-        self._tell_end(report.held)
         if not report.is_valid:
             self._tell_expired(report.held)
 
     def _tell_renewed(self, report: Renewed) -> None:
         self._metrics.svid_renewals.labels("renewed").inc()
-        self._tell_end(report.held)
-        self._is_told_expired = False
+        self._told_expired.discard(report.held.svid.id)
         _log.info(events.SVID_RENEWED, **_facts(report.held))
-        previous, bundle = report.previous, report.held.bundle
-        if previous is not None and previous.bundle.content_hash != bundle.content_hash:
-            _log.info(events.BUNDLE_CHANGED, trust_domain=str(bundle.trust_domain), authorities=len(bundle.authorities))
 
     def _tell_failed(self, report: RenewalFailed) -> None:
         result = "unavailable" if isinstance(report.error, Unavailable) else "refused"
@@ -66,8 +62,6 @@ class SVIDReports:
 
     def _tell_not_saved(self, report: NotSaved) -> None:
         self._metrics.svid_renewals.labels("unavailable").inc()
-        if report.is_published:
-            self._tell_end(report.held)
         _log.error(
             events.SVID_RENEWAL_FAILED,
             **_facts(report.held),
@@ -77,12 +71,9 @@ class SVIDReports:
         )
 
     def _tell_expired(self, held: HeldSVID) -> None:
-        if not self._is_told_expired:
+        if held.svid.id not in self._told_expired:
             _log.critical(events.SVID_EXPIRED, **_facts(held))
-        self._is_told_expired = True
-
-    def _tell_end(self, held: HeldSVID) -> None:
-        self._metrics.svid_not_after.set(held.svid.not_after.timestamp())
+        self._told_expired.add(held.svid.id)
 
 
 def _facts(held: HeldSVID) -> dict[str, str]:

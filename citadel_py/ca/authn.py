@@ -6,7 +6,7 @@ answers every Unauthenticated with one and the same text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -58,12 +58,12 @@ class Attested:
     """A caller that was authenticated.
 
     `held` is the validity of the certificate that it shows, if that is how it was attested.
-    `use_up(now)` takes a one-time credential out of use; it is called once everything else about
-    the request is settled, and raises Unauthenticated when somebody else was faster.
+    `use_up(now)`, of a one-time credential, takes it out of use; it is called once everything else
+    about the request is settled, and raises Unauthenticated when somebody else was faster.
     """
 
     caller: Caller
-    use_up: Callable[[datetime], None] = field(default=lambda _now: None, repr=False)
+    use_up: Callable[[datetime], Awaitable[None]] | None = field(default=None, repr=False)
     held: Validity | None = None
 
 

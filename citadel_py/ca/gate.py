@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from datetime import datetime
-from functools import lru_cache
-from urllib.parse import unquote
+from types import TracebackType
 
 from citadel_py.core.admission import Admission, AdmissionLimits, Ask, Peer, Priority, Strangers, Ticket
 from citadel_py.core.errors import Unavailable
 from citadel_py.core.ports import Now
 from citadel_py.obs.metrics import CAMetrics
-
-_IPV6_CUSTOMER_BITS = 64  # below that it is one network, and one customer
 
 
 class Gate:
@@ -53,35 +48,37 @@ class Gate:
         """A call from there could not be authenticated."""
         self._strangers.failed(peer, now)
 
-    @asynccontextmanager
-    async def one(self, ask: Ask) -> AsyncIterator[None]:
-        """Do one request's work when it is its turn.
+    def one(self, ask: Ask) -> _Passage:
+        """A block that does one request's work when it is its turn.
 
-        Raises LimitReached or Unavailable where it does not come to that. What ends in Unavailable is
-        not the caller's fault, and does not count against it.
+        Entering raises LimitReached or Unavailable where it does not come to that. What ends in
+        Unavailable is not the caller's fault, and does not count against it.
         """
-        started = self._monotonic()
+        return _Passage(self, ask)
+
+    def join(self, ask: Ask) -> Ticket:
+        """Let a request in; it is to `leave` whatever comes. Raises LimitReached or Unavailable."""
         try:
-            ticket = self._admission.join(ask, self._now())
+            return self._admission.join(ask, self._now())
         except Unavailable as error:
             self._refused(error)
             raise
-        counts = True
-        try:
-            await self._turn_of(ticket)
-            self._wait[ask.priority].observe(self._monotonic() - started)
-            yield
-        except Unavailable:
-            counts = False
-            raise
-        finally:
-            self._admission.leave(ticket, counts=counts and ticket.is_in_works)
+
+    async def turn_of(self, ticket: Ticket) -> None:
+        """Return when it is its turn. Raises Unavailable where it does not come to that."""
+        started = self._monotonic()
+        self._look()
+        if not ticket.is_in_works:
+            await self._wait_for(ticket)
+        self._wait[ticket.ask.priority].observe(self._monotonic() - started)
+
+    def leave(self, ticket: Ticket, error: BaseException | None) -> None:
+        """A request has ended, in an error if there is one."""
+        self._admission.leave(ticket, counts=ticket.is_in_works and not isinstance(error, Unavailable))
+        if self._admission.waiting:
             self._look()
 
-    async def _turn_of(self, ticket: Ticket) -> None:
-        self._look()
-        if ticket.is_in_works:
-            return
+    async def _wait_for(self, ticket: Ticket) -> None:
         if ticket.refusal is not None:
             raise ticket.refusal
         turn = self._waiting[ticket.number] = asyncio.get_running_loop().create_future()
@@ -122,19 +119,24 @@ class Gate:
         self._metrics.admission_refusals.labels(error.rule).inc()
 
 
-@lru_cache(maxsize=4096)
-def peer_of(text: str) -> Peer:
-    """What gRPC calls a peer: `ipv4:192.0.2.1:4242`, `ipv6:%5B2001:db8::1%5D:4242`.
+class _Passage:
+    """One request on its way through the gate; a class, as a generator would cost each request three times as much."""
 
-    Its address is the host, of IPv6 the network of 64 bits that a customer has.
-    """
-    host = unquote(text).partition(":")[2].rpartition(":")[0].strip("[]")
-    if ":" not in host:
-        return Peer(text, host or text)
-    try:
-        address = ipaddress.IPv6Address(host)
-    except ValueError:
-        return Peer(text, host)
-    if address.ipv4_mapped:
-        return Peer(text, str(address.ipv4_mapped))
-    return Peer(text, str(ipaddress.IPv6Network((int(address), _IPV6_CUSTOMER_BITS), strict=False)))
+    __slots__ = ("_ask", "_gate", "_ticket")
+
+    def __init__(self, gate: Gate, ask: Ask) -> None:
+        self._gate = gate
+        self._ask = ask
+
+    async def __aenter__(self) -> None:
+        self._ticket = self._gate.join(self._ask)
+        try:
+            await self._gate.turn_of(self._ticket)
+        except BaseException as error:
+            self._gate.leave(self._ticket, error)
+            raise
+
+    async def __aexit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._gate.leave(self._ticket, error)

@@ -1,16 +1,21 @@
 """Group commit: what is ready at about the same time is made durable together.
 
-There is no timer and no thread: a lone entry waits for a few empty turns of the event loop, which
-is less than a tenth of a millisecond, and under load one sync serves many.
+There is no timer: a lone entry waits for a few empty turns of the event loop, which is less than a
+tenth of a millisecond, and under load one sync serves many. A ledger on another machine is written
+in a thread, while the next group gathers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
+from typing import TypeAlias
 
+from citadel_py.ca.ledger_thread import LedgerThread
 from citadel_py.core.errors import LedgerUnavailable
 from citadel_py.core.ledger import LedgerEntry
 from citadel_py.core.ports import Ledger
@@ -21,10 +26,13 @@ DOUBT = timedelta(seconds=10)
 QUIET_TURNS = 8
 MAX_GROUP = 256  # bounds how long the first of a group can wait for the others
 
+Group: TypeAlias = Sequence[tuple[LedgerEntry, asyncio.Future[None]]]
+
 
 class GroupCommit:
-    """Appends entries to the ledger in groups, from one event loop.
+    """Appends entries to the ledger in groups, in their order, from one event loop.
 
+    Without a `thread` the loop stands still during a commit: right for a local disk alone.
     `observe(entries, seconds)` is told of each commit that succeeded.
     """
 
@@ -32,10 +40,13 @@ class GroupCommit:
         self,
         ledger: Ledger,
         *,
+        thread: LedgerThread | None = None,
         observe: Callable[[int, float], None] = lambda _count, _seconds: None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger = ledger
+        self._thread = thread
+        self._under_way: asyncio.Task[None] | None = None
         self._observe = observe
         self._monotonic = monotonic
         self._waiting: list[tuple[LedgerEntry, asyncio.Future[None]]] = []
@@ -63,12 +74,14 @@ class GroupCommit:
         A caller that is cancelled takes nobody with it, and its entry is recorded all the same:
         the certificate was signed.
         """
-        loop = asyncio.get_running_loop()
-        done = loop.create_future()
-        if not self._waiting:
-            loop.call_soon(self._gather, 0, QUIET_TURNS)
+        done = asyncio.get_running_loop().create_future()
+        if not self._waiting and self._under_way is None:
+            self._begin()
         self._waiting.append((entry, done))
         await done
+
+    def _begin(self) -> None:
+        asyncio.get_running_loop().call_soon(self._gather, 0, QUIET_TURNS)
 
     def _gather(self, seen: int, turns_left: int) -> None:
         """Runs once per turn while entries wait. `seen` of them were there in the last turn."""
@@ -81,10 +94,29 @@ class GroupCommit:
 
     def _commit(self) -> None:
         group, self._waiting = self._waiting, []
+        append = partial(self._ledger.append, [entry for entry, _ in group])
+        if self._thread is None:
+            with self._settling(group):
+                append()
+        else:
+            self._under_way = asyncio.create_task(self._commit_in(self._thread, append, group))
+
+    async def _commit_in(self, thread: LedgerThread, append: Callable[[], None], group: Group) -> None:
+        try:
+            with self._settling(group):
+                await thread.run(append)
+        finally:
+            self._under_way = None
+            if self._waiting:
+                self._begin()
+
+    @contextmanager
+    def _settling(self, group: Group) -> Iterator[None]:
+        """What the commit inside comes to is told to all who wait for it."""
         refusal: LedgerUnavailable | None = LedgerUnavailable("the ledger failed in a way that it should not")
         started = time.perf_counter()
         try:
-            self._ledger.append([entry for entry, _ in group])
+            yield
             refusal = None
         except LedgerUnavailable as error:
             refusal = error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 import grpc
 from grpc_health.v1 import health, health_pb2
@@ -26,6 +27,11 @@ class Health(health.aio.HealthServicer):  # type: ignore[misc]  # the library ha
         """What is answered from now on; watchers are told. Without effect once `end` was called."""
         for name in self._services:
             await self.set(name, _SERVING if serving else _NOT_SERVING)
+
+    async def tell_checks(self, checks: Mapping[str, str | None]) -> None:
+        """What is answered for `check/NAME` from now on: whether it has a problem, never which one."""
+        for name, problem in checks.items():
+            await self.set(f"check/{name}", _NOT_SERVING if problem else _SERVING)
 
     async def end(self) -> None:
         """Say NOT_SERVING for ever, and let all watchers go."""

@@ -8,9 +8,10 @@ moment: all requests that came are begun, no new ones come, and none is lost.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from datetime import timedelta
+from types import TracebackType
+from typing import Self
 
 from citadel_py.core.errors import CitadelError, Unavailable
 
@@ -27,23 +28,25 @@ class InFlight:
         self._may_leave = asyncio.Event()
         self._may_leave.set()
 
-    @asynccontextmanager
-    async def one(self) -> AsyncIterator[None]:
-        """Count one request, and let its answer out when answers may leave.
+    def one(self) -> Self:
+        """A block that counts one request, and lets its answer out when answers may leave.
 
-        Raises Unavailable, before any work, when there are too many.
+        Entering raises Unavailable, before any work, when there are too many.
         """
+        return self
+
+    async def __aenter__(self) -> None:
         self._begun += 1
         if self._count >= self.limit:
             raise Unavailable(f"{self._count} requests are in the works already", rule="too_many_requests")
         self._count += 1
+
+    async def __aexit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
         try:
-            try:
-                yield
-            except CitadelError:  # a refusal is an answer too
+            if error is None or isinstance(error, CitadelError):  # a refusal is an answer too
                 await self._may_leave.wait()
-                raise
-            await self._may_leave.wait()
         finally:
             self._count -= 1
 

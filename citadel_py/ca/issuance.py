@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -20,8 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from citadel_py._proto.citadel.v1 import issuance_pb2, issuance_pb2_grpc
-from citadel_py.ca.authn import CallCredentials
-from citadel_py.ca.gate import peer_of
+from citadel_py.ca.authn import Attested, CallCredentials
 from citadel_py.ca.in_flight import InFlight
 from citadel_py.ca.issuing import Issued, Issuing, Order
 from citadel_py.ca.service import credentials_of
@@ -32,7 +32,9 @@ from citadel_py.core.errors import BadInput, CitadelError, LimitReached, Unavail
 from citadel_py.core.issuer import Issuer
 from citadel_py.core.ports import Uniform
 from citadel_py.obs import events
+from citadel_py.obs.floods import Floods
 from citadel_py.obs.logging import get_logger
+from citadel_py.obs.peers import peer_of
 from citadel_py.obs.rpc import add_fields, request_id
 from citadel_py.obs.status import status_of
 
@@ -71,6 +73,7 @@ class IssuanceService(issuance_pb2_grpc.IssuanceServiceServicer):
         self._callers: Counter[str] = Counter()
         self._streams: set[_Stream] = set()
         self._common = _Common()
+        self._floods = Floods()
         self._is_ending = False
 
     async def Issue(  # type: ignore[override]  # noqa: N802 - the protocol's name; stubs know generators only
@@ -102,38 +105,42 @@ class IssuanceService(issuance_pb2_grpc.IssuanceServiceServicer):
     def limits(self) -> StreamLimits:
         return self._limits
 
-    async def certify(self, order: Order, credentials: CallCredentials, peer: Peer) -> Issued:
-        """One certificate, for whoever these credentials are good for now. Raises CitadelError."""
+    async def attest(self, credentials: CallCredentials, peer: Peer) -> Attested | CitadelError:
+        """For whom these credentials are good now, else why for nobody."""
+        try:
+            return await self._issuing.attest(credentials, peer)
+        except CitadelError as error:
+            return error
+
+    async def certify(self, attested: Attested, order: Order, peer: Peer) -> Issued:
+        """One certificate. Raises CitadelError."""
         async with self._in_flight.one():
-            attested = await self._issuing.attest(credentials, peer)
             return await self._issuing.issue(attested, order, peer)
 
     def order(self, request: issuance_pb2.IssueRequest, id: str) -> Order:
         """What a request asks for. Raises BadInput and other errors of what it holds."""
-        loop = asyncio.get_running_loop()
         timeout = read_timeout(request)
-        ends_at = None if timeout is None else loop.time() + timeout.total_seconds()
+        ends_at = None if timeout is None else time.monotonic() + timeout.total_seconds()
 
         def parse(policy: CsrPolicy) -> SigningRequest:
             return parse_csr(request.csr, policy)
 
-        def time_left() -> timedelta | None:
-            return None if ends_at is None else timedelta(seconds=ends_at - loop.time())
-
         wanted = read_stream_wishes(request, self._issuing.engine.policy.limits)
-        return Order(wanted, parse, id, time_left)
+        return Order(wanted, parse, id, ends_at)
 
     def certificate(self, issued: Issued) -> issuance_pb2.Certificate:
-        leaf = issued.svid.leaf.public_bytes(Encoding.DER)
         renew_at = Timestamp(seconds=int(issued.renew_at.timestamp()))
-        return issuance_pb2.Certificate(chain=(leaf, *self._common.of(issued.issuer).chain), renew_at=renew_at)
+        chain = (issued.svid.leaf_der, *self._common.of(issued.issuer).chain)
+        return issuance_pb2.Certificate(chain=chain, renew_at=renew_at)
 
     def bundle(self, issuer: Issuer) -> issuance_pb2.Bundle:
         """The bundle of an issuer, as all streams send it."""
         return self._common.of(issuer).bundle
 
-    def refusal(self, error: CitadelError, id: str) -> issuance_pb2.IssueResponse:
+    def refusal(self, error: CitadelError, id: str, peer: Peer) -> issuance_pb2.IssueResponse:
         """The answer of a request that gets no certificate, in the words of a unary call."""
+        if self._floods.may_write(error.rule, peer.address):
+            _log.info(events.ISSUANCE_REFUSED, request=id, rule=error.rule, error=error.message)
         status = status_of(error, request_id=id, usual=self._limits.retry_after, uniform=self._uniform())
         return issuance_pb2.IssueResponse(error=status)
 
@@ -189,26 +196,37 @@ class _Stream:
             self._reading.cancel()
 
     async def _read(self, requests: AsyncIterator[issuance_pb2.IssueRequests], works: asyncio.TaskGroup) -> None:
+        """Who asks is found out for each message anew: credentials end, and are used up."""
         async for message in requests:
+            attested = await self._service.attest(self._credentials, self._peer)
             for request in message.requests:
                 await self._room.acquire()
                 self._number += 1
-                works.create_task(self._serve(request, f"{self._id}-{self._number}"))
+                id = f"{self._id}-{self._number}"
+                if isinstance(attested, CitadelError):
+                    self._refuse(request, id, attested)
+                else:
+                    works.create_task(self._serve(request, id, attested))
 
-    async def _serve(self, request: issuance_pb2.IssueRequest, id: str) -> None:
-        issuer: Issuer | None = None
+    async def _serve(self, request: issuance_pb2.IssueRequest, id: str, attested: Attested) -> None:
         try:
             with self._opened(request.request_id):
-                issued = await self._service.certify(self._service.order(request, id), self._credentials, self._peer)
+                issued = await self._service.certify(attested, self._service.order(request, id), self._peer)
         except CitadelError as error:
-            self.refused += 1
-            _log.info(events.ISSUANCE_REFUSED, request=id, rule=error.rule, error=error.message)
-            answer = self._service.refusal(error, id)
+            self._refuse(request, id, error)
         else:
             self.issued += 1
-            _log.info(events.ISSUANCE_ISSUED, request=id, **issued.facts())
-            issuer = issued.issuer
+            _log.debug(events.ISSUANCE_ISSUED, request=id, **issued.facts())
             answer = issuance_pb2.IssueResponse(certificate=self._service.certificate(issued))
+            self._answer(request, answer, issued.issuer)
+
+    def _refuse(self, request: issuance_pb2.IssueRequest, id: str, error: CitadelError) -> None:
+        self.refused += 1
+        self._answer(request, self._service.refusal(error, id, self._peer), None)
+
+    def _answer(
+        self, request: issuance_pb2.IssueRequest, answer: issuance_pb2.IssueResponse, issuer: Issuer | None
+    ) -> None:
         answer.request_id = request.request_id[:64]
         self._answers.append((answer, issuer))
         self._has_news.set()

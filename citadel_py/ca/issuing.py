@@ -6,9 +6,11 @@ raised as they are; the APIs turn them into what they speak.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cache
 
 from citadel_py.ca.authn import Attested, Authentication, CallCredentials
 from citadel_py.ca.gate import Gate
@@ -27,12 +29,12 @@ from citadel_py.obs.metrics import CAMetrics
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One request. `parse` reads its CSR; `time_left` is None where the caller waits without an end."""
+    """One request. `parse` reads its CSR; `ends_at` is its deadline on the monotonic clock, None where it has none."""
 
     wanted: Wanted
     parse: Callable[[CsrPolicy], SigningRequest] = field(repr=False)
     request_id: str
-    time_left: Callable[[], timedelta | None] = field(repr=False)
+    ends_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,11 @@ class Issued:
 
 
 class Issuing:
-    """`engine` gives the snapshot that one request is served from; `renewal` is the window of renewals."""
+    """`engine` gives the snapshot that one request is served from; `renewal` is the window of renewals.
+
+    `ttl_spread` is the part by which lifetimes are shortened at most, so that clients that began together
+    do not come back together.
+    """
 
     def __init__(
         self,
@@ -69,6 +75,7 @@ class Issuing:
         uniform: Uniform,
         metrics: CAMetrics,
         renewal: RenewalPolicy | None = None,
+        ttl_spread: float = 0.0,
     ) -> None:
         self._engine = engine
         self._authentication = authentication
@@ -76,8 +83,9 @@ class Issuing:
         self._gate = gate
         self._now = now
         self._uniform = uniform
-        self._metrics = metrics
+        self._count = cache(metrics.certificates_issued.labels)  # by method, of which there are few
         self._renewal = renewal or RenewalPolicy()
+        self._ttl_spread = ttl_spread
 
     @property
     def engine(self) -> Engine:
@@ -100,15 +108,22 @@ class Issuing:
 
     async def issue(self, attested: Attested, order: Order, peer: Peer) -> Issued:
         """Decide, sign and record when it is this caller's turn. Raises CitadelError; then nothing was issued."""
-        check_deadline(order.time_left())  # finding out who calls may have taken a while
+        check_deadline(order.ends_at)  # finding out who calls may have taken a while
         async with self._gate.one(self._ask(attested, order, peer)):
-            check_deadline(order.time_left())  # it may have waited
+            check_deadline(order.ends_at)  # it may have waited
             engine, now = self._engine(), self._now()
             request = order.parse(engine.csr_policy)
-            issuance = engine.prepare(request, attested.caller, order.wanted, now=now, request_id=order.request_id)
-            self._use_up(attested, now)
+            issuance = engine.prepare(
+                request,
+                attested.caller,
+                order.wanted,
+                now=now,
+                request_id=order.request_id,
+                shorten_by=self._ttl_spread * self._uniform(),
+            )
+            await self._use_up(attested, now)
             await self._commits.record(issuance.entry)
-        self._metrics.certificates_issued.labels(issuance.entry.method).inc()
+        self._count(issuance.entry.method).inc()
         renew_at = self._renewal.renew_at(now, issuance.svid.not_after, self._uniform())
         return Issued(issuance, engine.issuer, renew_at)
 
@@ -120,12 +135,14 @@ class Issuing:
             id=str(spiffe_id),
             peer=peer,
             priority=_priority(attested, is_own=spiffe_id == caller.id, now=self._now()),
-            patience=order.time_left(),
+            patience=None if order.ends_at is None else timedelta(seconds=order.ends_at - time.monotonic()),
         )
 
-    def _use_up(self, attested: Attested, now: datetime) -> None:
+    async def _use_up(self, attested: Attested, now: datetime) -> None:
+        if attested.use_up is None:
+            return
         try:
-            attested.use_up(now)
+            await attested.use_up(now)
         except LedgerUnavailable as error:
             self._commits.doubt(error)
             raise
@@ -133,12 +150,14 @@ class Issuing:
 
 def _priority(attested: Attested, *, is_own: bool, now: datetime) -> Priority:
     """What a certificate says of another identity's need is nothing, neither that it is great nor that it is small."""
+    if attested.caller.is_probe:
+        return Priority.PROBE
     if attested.held is not None and not is_own:
         return Priority.NEAR_EXPIRY
     return priority_of(attested.held, now)
 
 
-def check_deadline(time_left: timedelta | None) -> None:
+def check_deadline(ends_at: float | None) -> None:
     """Raise Unavailable, before any crypto, where nobody waits for the answer any more; None means no deadline."""
-    if time_left is not None and time_left <= timedelta(0):
+    if ends_at is not None and time.monotonic() >= ends_at:
         raise Unavailable("the caller's deadline has passed", rule="deadline_passed")

@@ -6,6 +6,7 @@ from datetime import datetime
 from functools import partial
 
 from citadel_py.ca.authn import Attested, CallCredentials
+from citadel_py.ca.ledger_thread import LedgerThread, run_in
 from citadel_py.core.errors import Unauthenticated
 from citadel_py.core.join_token import claims_to_be_join_token, is_join_token, token_digest
 from citadel_py.core.policy import Caller, Method
@@ -13,10 +14,14 @@ from citadel_py.core.ports import TokenStore
 
 
 class JoinTokenAuthenticator:
-    """Looks a token up by its digest. It is used up later, so that a bad CSR does not burn it."""
+    """Looks a token up by its digest. It is used up later, so that a bad CSR does not burn it.
 
-    def __init__(self, tokens: TokenStore) -> None:
+    Tokens on another machine want a `thread`.
+    """
+
+    def __init__(self, tokens: TokenStore, thread: LedgerThread | None = None) -> None:
         self._tokens = tokens
+        self._thread = thread
 
     async def attest(self, credentials: CallCredentials, *, now: datetime) -> Attested | None:
         """See Authenticator."""
@@ -26,9 +31,9 @@ class JoinTokenAuthenticator:
         if not is_join_token(text):  # spares the store a look
             raise Unauthenticated("join token: it has the wrong form", rule="join_token_malformed")
         digest = token_digest(text)
-        token = self._tokens.find(digest, now=now)
+        token = await run_in(self._thread, partial(self._tokens.find, digest, now=now))
         caller = Caller(Method.JOIN_TOKEN, f"join-token:{digest.hex()[:16]}", token.id)
         return Attested(caller, partial(self._use_up, digest))
 
-    def _use_up(self, digest: bytes, now: datetime) -> None:
-        self._tokens.redeem(digest, now=now)
+    async def _use_up(self, digest: bytes, now: datetime) -> None:
+        await run_in(self._thread, partial(self._tokens.redeem, digest, now=now))

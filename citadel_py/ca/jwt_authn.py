@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Protocol
 
 import jwt
@@ -80,7 +81,7 @@ class JWTAuthenticator:
         return caller
 
     async def _key_for(self, token: str) -> IssuerKey:
-        kid, algorithm = _read_header(token)
+        kid, algorithm = _read_header(token.partition(".")[0])
         try:
             return self._source.keys.find(kid=kid, algorithm=algorithm)
         except UnknownKey:
@@ -99,10 +100,11 @@ def service_account_id(subject: str, trust_domain: TrustDomain) -> SpiffeID:
         raise _refused(f"sub {subject[:_MAX_SHOWN]!a}: {error}", "jwt_subject") from error
 
 
-def _read_header(token: str) -> tuple[str | None, str]:
+@lru_cache(maxsize=64)  # all tokens that one key has signed begin with the same one
+def _read_header(header_part: str) -> tuple[str | None, str]:
     """`kid` and `alg`, to choose among the keys that are trusted already."""
     try:
-        header = jwt.get_unverified_header(token)
+        header = jwt.get_unverified_header(f"{header_part}..")
     except (jwt.PyJWTError, ValueError, RecursionError) as error:
         raise _refused(f"it cannot be read: {_shown(error)}", "jwt_malformed") from error
     if "crit" in header or "b64" in header:  # RFC 7515 4.1.11: what must be understood and is not
@@ -135,6 +137,7 @@ _RULES: Mapping[type[Exception], str] = {
     jwt.InvalidIssuerError: "jwt_issuer",
     jwt.MissingRequiredClaimError: "jwt_claim_missing",
     jwt.InvalidAlgorithmError: "jwt_algorithm",
+    jwt.DecodeError: "jwt_malformed",
 }
 
 

@@ -7,7 +7,7 @@ with tokens, one for callers with certificates. Every answer of the first says w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -24,6 +24,8 @@ from citadel_py.ca.issuance import SERVICE_NAME as ISSUANCE_NAME
 from citadel_py.ca.issuance import IssuanceService
 from citadel_py.ca.service import SERVICE_NAME, CertificateService
 from citadel_py.ca.serving import ServingCertificate
+from citadel_py.ca.trust import SERVICE_NAME as TRUST_NAME
+from citadel_py.ca.trust import TrustService
 from citadel_py.core.errors import Unavailable
 from citadel_py.core.ports import Uniform
 from citadel_py.obs.metrics import Metrics
@@ -34,10 +36,11 @@ MTLS_PORT_KEY = "citadel-mtls-port"
 PATIENCE = timedelta(milliseconds=500)  # how long answers are held back at most, for requests to be begun
 GOODBYE = timedelta(milliseconds=50)  # for word of the end to reach clients before their answers do
 
-# Beyond IN_FLIGHT a caller is told when to come back; beyond MAX_RPCS grpc refuses by itself. Each
-# request has at most MAX_REQUEST_BYTES, so that this bounds memory too.
+# Beyond IN_FLIGHT a caller is told when to come back; beyond MAX_RPCS, most of which are trust streams
+# that wait for news, grpc refuses by itself. Each request has at most MAX_REQUEST_BYTES, so that this
+# bounds memory too.
 IN_FLIGHT = 512
-MAX_RPCS = 1024
+MAX_RPCS = 5120
 MAX_REQUEST_BYTES = 64 * 1024  # a CSR has at most 16 KiB
 MAX_ANSWER_BYTES = 4 * 1024 * 1024  # the bundle is the operator's
 
@@ -56,11 +59,12 @@ class Limits:
     streams_per_connection: int = 256
     connections: int = 20_000
     pending_requests: int = 4096
+    shares_port: bool = False  # unless wanted, a second process on this port is a mistake, not a helper
 
     def options(self) -> list[tuple[str, int]]:
         """As grpc calls them. Nothing that matters here is left to its defaults."""
         return [
-            ("grpc.so_reuseport", 0),  # a second process on this port is a mistake, not a helper
+            ("grpc.so_reuseport", int(self.shares_port)),
             ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
             ("grpc.max_send_message_length", MAX_ANSWER_BYTES),
             ("grpc.max_metadata_size", 24 * 1024),  # a bearer token has at most 16 KiB
@@ -91,6 +95,7 @@ class CAServer:
         serving: ServingCertificate,
         in_flight: InFlight,
         *,
+        trust: TrustService,
         metrics: Metrics,
         uniform: Uniform,
         limits: Limits | None = None,
@@ -98,9 +103,11 @@ class CAServer:
         self._serving = serving
         self._in_flight = in_flight
         self._issuance = issuance
-        self._health = Health(SERVICE_NAME, ISSUANCE_NAME)
+        self._trust = trust
+        self._health = Health(SERVICE_NAME, ISSUANCE_NAME, TRUST_NAME)
         self.address = ""
         self.mtls_address = ""
+        self.own_address = ""
 
         def build(trailing: Callable[[], Metadata]) -> grpc.aio.Server:
             server = grpc.aio.server(
@@ -111,17 +118,20 @@ class CAServer:
             ca_pb2_grpc.add_IstioCertificateServiceServicer_to_server(service, server)
             health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
             issuance_pb2_grpc.add_IssuanceServiceServicer_to_server(issuance, server)
-            names = (SERVICE_NAME, ISSUANCE_NAME, HEALTH_NAME, reflection.SERVICE_NAME)
+            server.add_generic_rpc_handlers((trust.handlers(),))
+            names = (SERVICE_NAME, ISSUANCE_NAME, TRUST_NAME, HEALTH_NAME, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, server)
             return server
 
         self._for_tokens = build(lambda: ((MTLS_PORT_KEY, _port(self.mtls_address)),))
         self._for_certificates = build(tuple)
 
-    async def start(self, listen: str, listen_mtls: str | None = None) -> None:
+    async def start(self, listen: str, listen_mtls: str | None = None, *, has_own_door: bool = False) -> None:
         """Listen at `HOST:PORT`; port 0 takes a free one, which `address` and `mtls_address` tell.
 
-        Without `listen_mtls` that listener gets a free port of the same host. Health says
+        Without `listen_mtls` that listener gets a free port of the same host. With `has_own_door` it
+        also listens at `own_address`, on loopback: calls to it reach this process, and no other that
+        may share the other addresses. Health says
         NOT_SERVING until told otherwise. Raises Unavailable where an address cannot be had.
         """
         await self.set_serving(serving=False)
@@ -129,6 +139,8 @@ class CAServer:
             self._for_certificates, listen_mtls or f"{_host(listen)}:0", require_client_certificate=True
         )
         self.address = self._listen(self._for_tokens, listen, require_client_certificate=False)
+        if has_own_door:
+            self.own_address = self._listen(self._for_certificates, "127.0.0.1:0", require_client_certificate=True)
         await self._for_certificates.start()
         await self._for_tokens.start()
 
@@ -136,10 +148,16 @@ class CAServer:
         """What the health service answers from now on. Without effect once `stop` began."""
         await self._health.set_serving(serving=serving)
 
+    async def tell_checks(self, checks: Mapping[str, str | None]) -> None:
+        """Serve while none of these checks has a problem; each is a service of its own for those who ask."""
+        await self.set_serving(serving=not any(checks.values()))
+        await self._health.tell_checks(checks)
+
     async def stop(self, grace: timedelta) -> None:
         """Take no new requests, finish those that are in the works, at most for `grace`. To be called once."""
         await self._health.end()
         self._issuance.end()
+        self._trust.end()
         self._in_flight.hold()
         await self._in_flight.quiet(patience=min(grace, PATIENCE))
         both = (self._for_tokens, self._for_certificates)

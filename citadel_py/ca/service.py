@@ -5,21 +5,22 @@ Errors are raised as they are; the interceptor of obs turns them into statuses.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, TypeAlias, cast
 
 import grpc
 
 from citadel_py._proto.istio.v1.auth import ca_pb2, ca_pb2_grpc
 from citadel_py.ca.authn import CallCredentials
-from citadel_py.ca.gate import peer_of
 from citadel_py.ca.in_flight import InFlight
 from citadel_py.ca.issuing import Issued, Issuing, Order, check_deadline
 from citadel_py.ca.wishes import read_wishes
 from citadel_py.core.csr import CsrPolicy, SigningRequest, parse_csr_pem
 from citadel_py.core.issuer import Issuer
 from citadel_py.core.pem import certificate_pem
+from citadel_py.obs.peers import peer_of
 from citadel_py.obs.rpc import add_fields, request_id
 
 Context: TypeAlias = grpc.aio.ServicerContext[ca_pb2.IstioCertificateRequest, ca_pb2.IstioCertificateResponse]
@@ -53,19 +54,17 @@ class CertificateService(ca_pb2_grpc.IstioCertificateServiceServicer):
         def parse(policy: CsrPolicy) -> SigningRequest:
             return parse_csr_pem(request.csr.encode(), policy)
 
-        def time_left() -> timedelta | None:
-            return time_left_of(context)
-
-        check_deadline(time_left())
+        ends_at = _deadline_of(context)
+        check_deadline(ends_at)
         peer = peer_of(context.peer())
         attested = await self._issuing.attest(credentials_of(context), peer)
         add_fields(caller=attested.caller.subject, attested_by=attested.caller.method)
         wanted = read_wishes(request, self._issuing.engine.policy.limits)
-        return await self._issuing.issue(attested, Order(wanted, parse, request_id(), time_left), peer)
+        return await self._issuing.issue(attested, Order(wanted, parse, request_id(), ends_at), peer)
 
     def _answer(self, issued: Issued) -> ca_pb2.IstioCertificateResponse:
         """Leaf, one element for each intermediate, and the whole bundle as the last one."""
-        leaf = certificate_pem(issued.svid.leaf).decode()
+        leaf = issued.svid.leaf_pem.decode()
         return ca_pb2.IstioCertificateResponse(cert_chain=(leaf, *self._upper_part.of(issued.issuer)))
 
 
@@ -102,12 +101,12 @@ def _values(facts: Mapping[str, object], name: str) -> list[bytes]:
     return [value for value in found if isinstance(value, bytes)] if isinstance(found, list | tuple) else []
 
 
-def time_left_of(context: grpc.aio.ServicerContext[Any, Any]) -> timedelta | None:
-    """Until the deadline of a call; None where it has none."""
+def _deadline_of(context: Context) -> float | None:
+    """On the monotonic clock; None where the call has none."""
     left_s = cast("float | None", context.time_remaining())  # the stubs forget the call without a deadline
-    return None if left_s is None else timedelta(seconds=left_s)
+    return None if left_s is None else time.monotonic() + left_s
 
 
 def rfc3339(moment: datetime) -> str:
-    """`2026-03-04T05:06:07Z`."""
-    return f"{moment:%FT%TZ}"
+    """`2026-03-04T05:06:07Z`, for moments in UTC; formats with % cost ten times as much."""
+    return f"{moment.replace(tzinfo=None).isoformat(timespec='seconds')}Z"

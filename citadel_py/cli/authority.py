@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pwd
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -25,6 +26,7 @@ from citadel_py.core.csr import SigningRequest
 from citadel_py.core.engine import Engine
 from citadel_py.core.errors import CitadelError, InvalidConfiguration, VerificationFailed
 from citadel_py.core.issuer import Issuer
+from citadel_py.core.ledger import LedgerEntry
 from citadel_py.core.ledger_heads import Seal
 from citadel_py.core.pem import MAX_PEM_BYTES, load_certificates
 from citadel_py.core.policy import Caller, Method, Policy, TTLLimits, Wanted
@@ -60,10 +62,13 @@ class OfflineAuthority:
     ) -> Self:
         """Load the keys and prove that they work; `ledger` in place of the directory's own. Raises CitadelError."""
         held = with_passphrase(session, passphrase_file, lambda given: authority_dir.load(directory, passphrase=given))
+        return cls.of_set(session, held, ledger or directory / authority_dir.LEDGER, now=now)
+
+    @classmethod
+    def of_set(cls, session: Session, held: authority_dir.AuthoritySet, ledger: Path | str, *, now: datetime) -> Self:
+        """The same for keys that were loaded already. Raises CitadelError."""
         issuer = Issuer.activated(held.authority, held.intermediates, held.bundle, now=now, serial=new_serial())
-        return cls(
-            session, ledger or directory / authority_dir.LEDGER, Engine(issuer, Policy(held.trust_domain), os.urandom)
-        )
+        return cls(session, ledger, Engine(issuer, Policy(held.trust_domain), os.urandom))
 
     @property
     def bundle(self) -> Bundle:
@@ -76,14 +81,22 @@ class OfflineAuthority:
 
     def issue(self, request: SigningRequest, wanted: Wanted, *, now: datetime) -> X509SVID:
         """A certificate that is in the ledger. Raises CitadelError; then there is neither."""
-        from citadel_py.store.ledger import SQLLedger
-
         caller = Caller(Method.OFFLINE, whoever_runs_this())
         issuance = self.engine.prepare(request, caller, wanted, now=now, request_id=uuid.uuid4().hex)
-        with SQLLedger.open(self.ledger, writer=WRITER, now=lambda: now, seal=self.seal) as ledger:
-            ledger.append([issuance.entry])
-            self._sign(ledger)
+        with self.opened_ledger(now=now) as ledger:
+            self.record(ledger, [issuance.entry])
         return issuance.svid
+
+    def opened_ledger(self, *, now: datetime) -> SQLLedger:
+        """The ledger, to be closed by who asked for it. Raises LedgerUnavailable."""
+        from citadel_py.store.ledger import SQLLedger
+
+        return SQLLedger.open(self.ledger, writer=WRITER, now=lambda: now, seal=self.seal)
+
+    def record(self, ledger: SQLLedger, entries: Sequence[LedgerEntry]) -> None:
+        """Make entries durable, and sign the end of their chain. Raises CitadelError where they are not recorded."""
+        ledger.append(entries)
+        self._sign(ledger)
 
     def _sign(self, ledger: SQLLedger) -> None:
         """The certificate is recorded: what is wrong with the chain before it is told, and keeps nobody from it."""

@@ -70,6 +70,14 @@ def parse_id(text: str) -> SpiffeID:
         raise InvalidSpiffeID(error.message, rule=error.rule, hint=hint) from error
 
 
+def parse_serial(text: str) -> str:
+    """A serial number as the ledger writes it, also from `AB:CD:..`. Raises BadInput (`invalid_serial`)."""
+    serial = text.replace(":", "").lower()
+    if not serial or set(serial) - set("0123456789abcdef"):
+        raise BadInput(f"{text[:60]!a} is no serial number: it is written in hex", rule="invalid_serial")
+    return serial
+
+
 def _raise_with_source(error: BadInput, param: click.Parameter | None, ctx: click.Context | None) -> NoReturn:
     if param is None:
         raise error
@@ -77,6 +85,7 @@ def _raise_with_source(error: BadInput, param: click.Parameter | None, ctx: clic
 
 
 SPIFFE_ID = Parsed("ID", parse_id)
+SERIAL = Parsed("HEX", parse_serial)
 TRUST_DOMAIN = Parsed("NAME", TrustDomain.parse)
 DURATION = Parsed("DURATION", parse_duration)
 MOMENT = Parsed("TIME", parse_moment)

@@ -20,7 +20,9 @@ from pydantic_core import ErrorDetails
 
 from citadel_py.config.agent import AgentSettings
 from citadel_py.config.base import Settings
+from citadel_py.config.problems import is_missing, told_within
 from citadel_py.config.serve import ServeSettings
+from citadel_py.config.sockets import SocketSettings
 from citadel_py.config.values import Address, FederatedFile, parse_address
 from citadel_py.core.errors import InvalidConfiguration
 
@@ -30,6 +32,7 @@ __all__ = [
     "FederatedFile",
     "ServeSettings",
     "Settings",
+    "SocketSettings",
     "load_agent",
     "load_serve",
     "parse_address",
@@ -132,7 +135,7 @@ def _explained(
     problems: Iterable[ErrorDetails], found: Mapping[str, _Found], model: type[Settings]
 ) -> InvalidConfiguration:
     told = [_told(problem, found) for problem in problems]
-    missing = [str(problem["loc"][0]) for problem in problems if problem["type"] == "missing"]
+    missing = [str(problem["loc"][0]) for problem in problems if len(problem["loc"]) == 1 and is_missing(problem)]
     hint = [
         f"give {_flag(name)}, {_variable(model, name)}, or {name} under [{model.section}] of a file" for name in missing
     ]
@@ -141,12 +144,11 @@ def _explained(
 
 
 def _told(problem: ErrorDetails, found: Mapping[str, _Found]) -> str:
-    name = str(problem["loc"][0])
-    if problem["type"] == "missing":
+    name, *inner = problem["loc"]
+    each = found.get(str(name))
+    if each is None:
         return f"{name} is not set"
-    text, value = problem["msg"].removeprefix("Value error, "), ascii(found[name].value)[:100]
-    but = "" if value in text else f", not {value}"
-    return f"{name}: {text[:1].lower()}{text[1:]}{but} ({found[name].origin})"
+    return f"{told_within(str(name), inner, each.value, problem)} ({each.origin})"
 
 
 def _flag(name: str) -> str:

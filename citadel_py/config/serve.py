@@ -6,10 +6,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from citadel_py.config.base import Settings, conflict
-from citadel_py.config.values import AddressSetting, DurationSetting, NamesSetting
+from citadel_py.config.values import AddressSetting, DurationSetting, NamesSetting, WorkersSetting
 from citadel_py.core.admission import IDENTITY, OVERALL, AdmissionLimits
 from citadel_py.core.policy import TTLLimits
 from citadel_py.core.rates import Rate
@@ -25,6 +25,7 @@ class ServeSettings(Settings):
     listen: AddressSetting
     listen_mtls: AddressSetting | None = None
     admin: AddressSetting
+    workers: WorkersSetting = 1
     server_name: NamesSetting = ()
     passphrase_file: Path | None = None
     ledger: str | None = None
@@ -35,6 +36,7 @@ class ServeSettings(Settings):
     default_ttl: DurationSetting = timedelta(hours=24)
     min_ttl: DurationSetting = timedelta(minutes=1)
     max_ttl: DurationSetting = timedelta(days=90)
+    ttl_spread: float = Field(default=0.1, ge=0, le=0.5)
     renew_earliest: float = 0.5
     renew_latest: float = 0.66
     issue_rate: int = OVERALL.count
@@ -42,6 +44,8 @@ class ServeSettings(Settings):
     identity_limit: int = IDENTITY.count
     identity_window: DurationSetting = IDENTITY.window
     policy: Path | None = None
+    probe_every: DurationSetting = timedelta(seconds=30)
+    trust_clock: bool = False
     relax_names: bool = False
     allow_ed25519: bool = False
 

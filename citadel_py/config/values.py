@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,11 +10,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field, PlainSerializer
 
-from citadel_py.core.duration import parse_duration
+from citadel_py.core.context_options import PeerMatcher
+from citadel_py.core.duration import format_duration, parse_duration
 from citadel_py.core.errors import BadInput, InvalidConfiguration
 from citadel_py.core.spiffe import SpiffeID, TrustDomain
+
+_NO_ACCOUNT = 2**32 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,11 @@ def _invalid_address(text: str, why: str) -> InvalidConfiguration:
         rule="invalid_address",
         hint="write 127.0.0.1:8443, [::1]:8443, or :8443 for every address of this machine",
     )
+
+
+def _write_address(address: Address) -> str:
+    """What parse_address reads as the same."""
+    return str(address) if address.host else f":{address.port}"
 
 
 def _parse_mode(text: str) -> int:
@@ -120,18 +129,42 @@ def _parse_federated(value: object) -> object:
     return tuple(FederatedFile.parse(each) if isinstance(each, str) else each for each in texts)
 
 
+def _parse_peers(value: object) -> object:
+    if not isinstance(value, list | tuple):
+        return value
+    return tuple(PeerMatcher.parse(each) if isinstance(each, str) else each for each in value)
+
+
+def _parse_account(value: object) -> object:
+    """A name, or a number but the last one, which means 'leave it' to the system (chown(2))."""
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    if (is_number and 0 <= value < _NO_ACCOUNT) or (isinstance(value, str) and value):  # type: ignore[operator]
+        return value
+    raise ValueError("it is neither the name nor the number of an account")
+
+
 def _only_text(value: object) -> object:
     if isinstance(value, int | float):
         raise ValueError("write it in quotes")  # noqa: TRY004 - the kind of error that pydantic collects
     return value
 
 
+def _parse_workers(text: str) -> int | str:
+    """`auto` is as many as there are CPUs that this process may run on."""
+    return len(os.sched_getaffinity(0)) if text == "auto" else text
+
+
+MAX_WORKERS = 128
+
 # Of several validators the last one runs first.
 _ONLY_TEXT = BeforeValidator(_only_text)
-AddressSetting = Annotated[Address, _text_read_by(parse_address)]
-DurationSetting = Annotated[timedelta, _text_read_by(parse_duration), _ONLY_TEXT]
+AccountSetting = Annotated[int | str, BeforeValidator(_parse_account)]
+AddressSetting = Annotated[Address, _text_read_by(parse_address), PlainSerializer(_write_address)]
+DurationSetting = Annotated[timedelta, _text_read_by(parse_duration), _ONLY_TEXT, PlainSerializer(format_duration)]
 IdSetting = Annotated[SpiffeID, _text_read_by(SpiffeID.parse)]
 CommandSetting = Annotated[tuple[str, ...], _text_read_by(_split_command)]
+WorkersSetting = Annotated[int, Field(ge=1, le=MAX_WORKERS), _text_read_by(_parse_workers)]
 ModeSetting = Annotated[int, _text_read_by(_parse_mode), _ONLY_TEXT]
 FederatedSetting = Annotated[tuple[FederatedFile, ...], _read_by(_parse_federated)]
+PeersSetting = Annotated[tuple[PeerMatcher, ...], _read_by(_parse_peers)]
 NamesSetting = Annotated[tuple[str, ...], _text_read_by(_split_names)]

@@ -7,7 +7,7 @@ when to come back.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import IntEnum
@@ -27,11 +27,16 @@ _LEAST_PACE = 50.0  # certificates per second that are counted on for their appo
 
 
 class Priority(IntEnum):
-    """The smaller the sooner: nobody to talk to without, little time left, time enough."""
+    """The smaller the sooner: nobody to talk to without, little time left, time enough.
 
-    FIRST_ISSUE = 0
-    NEAR_EXPIRY = 1
-    EARLY_RENEWAL = 2
+    Before all of them comes the service's own probe: whoever floods the service shall not make it
+    look broken too. There is one of them at a time, and no limit of a caller is for it.
+    """
+
+    PROBE = 0
+    FIRST_ISSUE = 1
+    NEAR_EXPIRY = 2
+    EARLY_RENEWAL = 3
 
 
 def priority_of(held: Validity | None, now: datetime) -> Priority:
@@ -170,33 +175,43 @@ class _Line:
     )
     turns: int = 0
     count: int = 0
+    callers: Counter[str] = field(default_factory=Counter)
 
     def add(self, ticket: Ticket) -> None:
         self.by_priority[ticket.ask.priority][ticket.number] = ticket
         self.count += 1
+        self.callers[ticket.ask.caller] += 1
 
     def remove(self, ticket: Ticket) -> None:
         """Without effect where it does not wait."""
         if self.by_priority[ticket.ask.priority].pop(ticket.number, None):
-            self.count -= 1
+            self._taken_out(ticket)
 
     def first(self) -> Ticket | None:
         """Takes out whose turn it is. Nobody starves: the oldest of all has every SHARE-th turn."""
         if not self.count:
             return None
         self.turns += 1
-        self.count -= 1
         lines = (line for line in self.by_priority if line)
         line = next(lines) if self.turns % SHARE else min(lines, key=lambda each: next(iter(each)))
-        return line.popitem(last=False)[1]
+        return self._taken_out(line.popitem(last=False)[1])
 
-    def give_way(self, priority: Priority) -> Ticket | None:
-        """Takes out the one that came last of those who matter least, if they matter less than `priority`."""
-        for line in reversed(self.by_priority[priority + 1 :]):
+    def give_way(self, ask: Ask) -> Ticket | None:
+        """Takes out the one that came last of those who matter less than `ask`.
+
+        Where nobody does it is the last one of the caller that waits with most, if that is one more at
+        least than the caller of `ask` would have: a caller with many connections does not fill the queue.
+        """
+        for line in reversed(self.by_priority[ask.priority + 1 :]):
             if line:
-                self.count -= 1
-                return line.popitem(last=True)[1]
-        return None
+                return self._taken_out(line.popitem(last=True)[1])
+        most = max(self.callers, key=self.callers.__getitem__, default=ask.caller)
+        if self.callers[most] <= self.callers[ask.caller] + 1:
+            return None
+        lines = (reversed(line.values()) for line in reversed(self.by_priority))
+        last = next(ticket for line in lines for ticket in line if ticket.ask.caller == most)
+        self.remove(last)
+        return last
 
     def expired(self, at: float) -> tuple[Ticket, ...]:
         """Takes out all whose time is over."""
@@ -204,6 +219,13 @@ class _Line:
         for ticket in gone:
             self.remove(ticket)
         return gone
+
+    def _taken_out(self, ticket: Ticket) -> Ticket:
+        self.count -= 1
+        self.callers[ticket.ask.caller] -= 1
+        if not self.callers[ticket.ask.caller]:
+            del self.callers[ticket.ask.caller]
+        return ticket
 
 
 class Admission:
@@ -239,12 +261,15 @@ class Admission:
         What is refused here counts for nothing, so that a client that loops uses up its own share and no more.
         """
         at = self._elapsed.at(now)
+        if ask.priority is Priority.PROBE:
+            self._make_room(ask, at)
+            return self._let_in(ask, at)
         self._check_same(ask)
         identity = (ask.caller, ask.id, ask.peer.address)
         wait_s = self._identities.wait_s(identity, at) or self._callers.wait_s(ask.caller, at)
         if wait_s:
             raise _share_used_up(ask, wait_s)
-        self._make_room(ask.priority, at)
+        self._make_room(ask, at)
         self._identities.take(identity, at)
         self._callers.take(ask.caller, at)
         return self._let_in(ask, at)
@@ -294,14 +319,14 @@ class Admission:
                 retry_after=timedelta(seconds=LEAST_DELAY_S),
             )
 
-    def _make_room(self, priority: Priority, at: float) -> None:
-        """Somebody less pressing makes room where there is none. Raises Unavailable."""
+    def _make_room(self, ask: Ask, at: float) -> None:
+        """Somebody less pressing, or with more than its share, makes room where there is none. Raises Unavailable."""
         if self._line.count < self._limits.waiting:
             return
         self._drop_expired(at)
         if self._line.count < self._limits.waiting:
             return
-        displaced = self._line.give_way(priority)
+        displaced = self._line.give_way(ask)
         if displaced is None:
             raise self._full(at)
         displaced.refusal = self._full(at)

@@ -3,7 +3,7 @@
 Decides about form only: no key, name, usage or signature is judged here. The library parses; the
 classes below declare to its DER decoder what its own CSR object does not tell. That decoder
 (`cryptography.hazmat.asn1`) is public but not yet under the library's promise of compatibility, so
-nothing outside this file uses it.
+nothing outside this file and template.py uses it.
 """
 
 from __future__ import annotations
@@ -102,9 +102,9 @@ class CanonicalCSR:
     request: x509.CertificateSigningRequest
     _outline: _Request
 
-    def carries(self, spki: bytes) -> bool:
-        """True when this is exactly the subject public key info of the request."""
-        return bytes(asn1.decode_der(asn1.TLV, spki).data) == bytes(self._outline.info.public_key.data)
+    def spki(self) -> bytes:
+        """The subject public key info of the request, DER."""
+        return asn1.encode_der(self._outline.info.public_key)
 
     def key_algorithm(self) -> x509.ObjectIdentifier:
         """What the subject public key info calls its key. Raises InvalidCSR: `key_malformed`."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from citadel_py.core import profile
 from citadel_py.core.csr import CsrPolicy, SigningRequest
 from citadel_py.core.issuer import Issuer
 from citadel_py.core.keys import public_key_sha256
 from citadel_py.core.ledger import LedgerEntry
-from citadel_py.core.policy import Caller, Policy, Wanted
+from citadel_py.core.policy import Caller, Decision, Grant, Policy, Wanted
 from citadel_py.core.x509svid import X509SVID
 
 
@@ -44,20 +44,33 @@ class Engine:
     csr_policy: CsrPolicy = field(default_factory=CsrPolicy)
 
     def prepare(
-        self, request: SigningRequest, caller: Caller, wanted: Wanted, *, now: datetime, request_id: str
+        self,
+        request: SigningRequest,
+        caller: Caller,
+        wanted: Wanted,
+        *,
+        now: datetime,
+        request_id: str,
+        shorten_by: float = 0.0,
     ) -> Issuance:
-        """Decide, sign and check one certificate.
+        """Decide, sign and check one certificate. It lives shorter than granted by the part `shorten_by`.
 
         Raises PermissionDenied, LifetimeRefused, BadInput, InvalidCSR or NotReady; then nothing was
         signed and there is nothing to record.
         """
         decision = self.policy.judge(caller, wanted, request.names)
-        grant = decision.grant
+        grant = self._shortened(decision, shorten_by) if shorten_by else decision.grant
         self.policy.check_names(request.names, grant)
         serial = profile.serial_number(self.entropy(profile.SERIAL_BYTES))
-        svid = self.issuer.issue(request.public_key, grant, now=now, serial=serial)
+        svid = self.issuer.issue(request.public_key, grant, now=now, serial=serial, spki=request.spki)
         entry = self._entry(svid, request, caller, now=now, request_id=request_id)
         return Issuance(svid, entry, decided_by=str(decision.rule) if decision.rule else None)
+
+    def _shortened(self, decision: Decision, part: float) -> Grant:
+        """In whole seconds, and never below the shortest lifetime that could have been asked for."""
+        grant, limits = decision.grant, decision.rule.limits if decision.rule else self.policy.limits
+        lifetime = timedelta(seconds=int(grant.ttl.total_seconds() * (1 - part)))
+        return Grant(grant.id, max(lifetime, limits.minimum), grant.dns, grant.ips)
 
     def _entry(
         self, svid: X509SVID, request: SigningRequest, caller: Caller, *, now: datetime, request_id: str
@@ -68,7 +81,7 @@ class Engine:
             spiffe_id=str(svid.id),
             caller=caller.subject,
             method=caller.method,
-            public_key_sha256=public_key_sha256(request.public_key),
+            public_key_sha256=public_key_sha256(request.spki),
             authority_id=self.issuer.authority.id,
             not_before=svid.not_before,
             not_after=svid.not_after,

@@ -66,6 +66,12 @@ class InvalidBundle(BadInput):
     code = "invalid_bundle"
 
 
+class InvalidCRL(BadInput):
+    """A certificate revocation list that cannot be read."""
+
+    code = "invalid_crl"
+
+
 class InvalidConfiguration(BadInput):
     """A setting, file or directory that cannot work."""
 

@@ -18,6 +18,10 @@ from citadel_py.core.spiffe import SpiffeID
 
 IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
+# Identities of the service itself lie under this path.
+OWN_PATH = "/citadel-py/"
+PROBE_PATH = f"{OWN_PATH}probe"  # as whom the service asks itself for certificates, to see that it issues
+
 _DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _MAX_DNS_BYTES = 253
 
@@ -28,6 +32,7 @@ class Method(StrEnum):
     MTLS = "mtls"
     JWT = "jwt"
     JOIN_TOKEN = "join_token"  # noqa: S105 - the name of a method, no secret
+    TOKEN_REVIEW = "token_review"  # noqa: S105 - the same
     OFFLINE = "offline"  # a person or job that holds the authority's directory
     SELF = "self"  # this program, for its own serving certificate
 
@@ -49,6 +54,11 @@ class Caller:
     subject: str
     id: SpiffeID | None = None
     issuer: str | None = None
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether it is the service itself, as its own client. A certificate alone can say so: see Policy."""
+        return self.method is Method.MTLS and self.id is not None and self.id.path == PROBE_PATH
 
 
 @dataclass(frozen=True, slots=True)

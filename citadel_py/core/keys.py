@@ -6,7 +6,9 @@ Only this file and profile.py name algorithms. It never writes a key anywhere.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from typing import TypeAlias
 
 from cryptography import x509
@@ -102,14 +104,22 @@ def sign_message(key: PrivateKey, message: bytes) -> bytes:
     The message must begin with a text that says what it is for. A certificate or CRL begins with
     0x30 (a DER sequence), so that a signature over text never is one over either of them.
     """
+    return signer_of(key)(message)
+
+
+def signer_of(key: PrivateKey) -> Callable[[bytes], bytes]:
+    """What signs bytes as they are, by the algorithm with which this key signs certificates, chosen once.
+
+    Raises InvalidKey (`key_kind`).
+    """
     algorithm = signing_hash(key)
     match key:
         case ec.EllipticCurvePrivateKey() if algorithm is not None:
-            return key.sign(message, ec.ECDSA(algorithm))
+            return partial(key.sign, signature_algorithm=ec.ECDSA(algorithm))
         case rsa.RSAPrivateKey() if algorithm is not None:
-            return key.sign(message, padding.PKCS1v15(), algorithm)
+            return partial(key.sign, padding=padding.PKCS1v15(), algorithm=algorithm)
         case ed25519.Ed25519PrivateKey():
-            return key.sign(message)
+            return key.sign
     raise InvalidKey(f"a {type(key).__name__} cannot sign", rule="key_kind")
 
 
@@ -150,9 +160,9 @@ def public_key_der(key: PublicKey) -> bytes:
     return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
-def public_key_sha256(key: PublicKey) -> str:
-    """Lower-case hex SHA-256 over the SubjectPublicKeyInfo: how the ledger names a key."""
-    return hashlib.sha256(public_key_der(key)).hexdigest()
+def public_key_sha256(key: PublicKey | bytes) -> str:
+    """Lower-case hex SHA-256 over the SubjectPublicKeyInfo, which `key` is or has: how the ledger names a key."""
+    return hashlib.sha256(key if isinstance(key, bytes) else public_key_der(key)).hexdigest()
 
 
 def key_id(key: PublicKey) -> str:

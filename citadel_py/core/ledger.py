@@ -10,6 +10,9 @@ from operator import attrgetter
 
 GENESIS = bytes(32)
 
+# What can happen to a certificate; each at most once.
+ISSUED, REVOKED = "issued", "revoked"
+
 
 @dataclass(frozen=True, slots=True)
 class Head:
@@ -26,7 +29,7 @@ START = Head(0, GENESIS.hex())
 class LedgerEntry:
     """One event in the life of one certificate. Times are aware UTC; hex is lower case."""
 
-    kind: str  # "issued"
+    kind: str  # ISSUED or REVOKED
     serial: str
     spiffe_id: str
     caller: str

@@ -11,7 +11,16 @@ from dataclasses import dataclass, field, replace
 
 from citadel_py.core.csr import RequestedNames
 from citadel_py.core.errors import CitadelError, InvalidCSR, PermissionDenied
-from citadel_py.core.grants import Caller, Grant, IPAddress, Method, TTLLimits, Wanted, check_dns_name
+from citadel_py.core.grants import (
+    OWN_PATH,
+    Caller,
+    Grant,
+    IPAddress,
+    Method,
+    TTLLimits,
+    Wanted,
+    check_dns_name,
+)
 from citadel_py.core.policy_rules import ANOTHER_CALLER, Case, Effect, Fit, Rule, Rules
 from citadel_py.core.spiffe import SpiffeID, TrustDomain
 
@@ -24,6 +33,7 @@ NO_NAMES = RequestedNames()
 _BY_DEFAULT = "no allow rule is about this caller: it may have its own identity and nothing else"
 _TRUSTED = "whoever holds the authority's key may have everything: rules do not apply"
 _ALWAYS = "no rule can change that"
+_OWN = "identities of the service are for itself alone: rules do not apply"
 _UNCOVERED = "rules are about this caller, and none of them covers all that it wants"
 
 
@@ -53,8 +63,9 @@ class Policy:
 
     With rules, a caller that at least one allow rule is about has what those rules give it, and
     nothing else; every other one still has its own identity. Whatever the rules say, a certificate
-    is for a workload of this trust domain. `relax_names` ignores names in a CSR that were not granted
-    instead of refusing it, for agents that ask for more than they get.
+    is for a workload of this trust domain, and the identities under OWN_PATH are the service's own:
+    its probe renews its certificate, and nobody else gets one of them. `relax_names` ignores names
+    in a CSR that were not granted instead of refusing it, for agents that ask for more than they get.
     """
 
     trust_domain: TrustDomain
@@ -78,6 +89,8 @@ class Policy:
                 raise PermissionDenied(f"{caller.subject} has no identity of its own", rule="caller_without_identity")
             if caller.method.is_trusted:
                 decision = self._for_trusted(spiffe_id, wanted)
+            elif self._is_about_itself(caller, spiffe_id):
+                decision = self._for_itself(caller, spiffe_id, wanted, names.dns)
             else:
                 decision = self._for_others(caller, spiffe_id, wanted, names.dns)
             if not decision.is_refusal:
@@ -89,7 +102,7 @@ class Policy:
     def trace(self, caller: Caller, wanted: Wanted) -> Sequence[tuple[Rule, Fit]]:
         """Each rule that was tried, in its order, and how it came out; the last one may have decided."""
         target = wanted.id or caller.id
-        if self.rules is None or caller.method.is_trusted or target is None:
+        if self.rules is None or caller.method.is_trusted or target is None or self._is_about_itself(caller, target):
             return ()
         return tuple(self.rules.trace(Case(caller, target, wanted.dns, wanted.ttl)))
 
@@ -121,6 +134,17 @@ class Policy:
         for name in wanted.dns:
             check_dns_name(name)
         return Decision(Grant(spiffe_id, self.limits.choose(wanted.ttl), wanted.dns, wanted.ips), _TRUSTED)
+
+    def _is_about_itself(self, caller: Caller, spiffe_id: SpiffeID) -> bool:
+        """Whether one of the service's own identities asks, or is asked for."""
+        return spiffe_id.path.startswith(OWN_PATH) or (caller.id is not None and caller.id.path.startswith(OWN_PATH))
+
+    def _for_itself(self, caller: Caller, spiffe_id: SpiffeID, wanted: Wanted, csr_dns: tuple[str, ...]) -> Decision:
+        """The probe renews what it has, and that is all."""
+        is_own = caller.is_probe and caller.id == spiffe_id and spiffe_id.trust_domain == self.trust_domain
+        if not is_own or wanted.dns or wanted.ips or csr_dns:
+            raise PermissionDenied(f"{caller.subject} may not have {spiffe_id}: {_OWN}", rule="reserved_identity")
+        return Decision(Grant(spiffe_id, self.limits.choose(wanted.ttl)), _OWN)
 
     def _for_others(self, caller: Caller, spiffe_id: SpiffeID, wanted: Wanted, csr_dns: tuple[str, ...]) -> Decision:
         if wanted.ips:

@@ -39,13 +39,24 @@ class Backoff:
     maximum: timedelta = timedelta(minutes=5)
     tries_before_expiry: int = 10
 
-    def retry_at(self, now: datetime, failures: int, not_after: datetime | None, uniform: float) -> datetime:
+    def retry_at(
+        self,
+        now: datetime,
+        failures: int,
+        not_after: datetime | None,
+        uniform: float,
+        *,
+        asked: timedelta | None = None,
+    ) -> datetime:
         """The moment of the next attempt after `failures` (>= 1) failed ones in a row.
 
         While a certificate is still valid the delay is at most a tenth of its remaining life, so
-        that there are always several more attempts; it is never shorter than half of `initial`.
+        that there are always several more attempts; it is never shorter than half of `initial`. Who
+        `asked` to wait longer is obeyed within the same bounds.
         """
-        ceiling = min(self.initial * float(2 ** min(failures - 1, 30)), self.maximum)
+        longest = self.maximum
         if not_after is not None and not_after > now:
-            ceiling = min(ceiling, (not_after - now) / self.tries_before_expiry)
-        return now + max(ceiling * (0.5 + uniform / 2), self.initial / 2)
+            longest = min(longest, (not_after - now) / self.tries_before_expiry)
+        ceiling = min(self.initial * float(2 ** min(failures - 1, 30)), longest)
+        delay = max(ceiling * (0.5 + uniform / 2), self.initial / 2)
+        return now + (max(delay, min(asked, longest)) if asked else delay)

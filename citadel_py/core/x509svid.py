@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
-from citadel_py.core.pem import certificate_pem
+from citadel_py.core.pem import certificate_pem, certificate_pem_of_der
 from citadel_py.core.spiffe import SpiffeID
 
 
@@ -20,6 +21,11 @@ class X509SVID:
 
     id: SpiffeID
     chain: tuple[x509.Certificate, ...]
+    leaf_der: bytes = field(default=b"", repr=False, compare=False)  # written by the library where not given
+
+    def __post_init__(self) -> None:
+        if not self.leaf_der:
+            object.__setattr__(self, "leaf_der", self.leaf.public_bytes(Encoding.DER))
 
     @property
     def leaf(self) -> x509.Certificate:
@@ -50,9 +56,14 @@ class X509SVID:
             return ""
         return (extension.value.key_identifier or b"").hex()
 
+    @property
+    def leaf_pem(self) -> bytes:
+        """The leaf as one PEM block."""
+        return certificate_pem_of_der(self.leaf_der)
+
     def pem_elements(self) -> list[bytes]:
         """One PEM block per certificate, leaf first, each ending in exactly one newline."""
-        return [certificate_pem(certificate) for certificate in self.chain]
+        return [self.leaf_pem, *map(certificate_pem, self.chain[1:])]
 
     def chain_pem(self) -> bytes:
         """The chain as one PEM text, leaf first, without the root."""

@@ -14,9 +14,12 @@ SIGNAL_RECEIVED: Final = "signal.received"
 TASK_DIED: Final = "task.died"
 SERVER_STARTED: Final = "server.started"
 SERVER_STOPPED: Final = "server.stopped"
+WORKER_STARTED: Final = "worker.started"
+WORKER_DIED: Final = "worker.died"
 
 # --- every RPC, once
 RPC_FINISHED: Final = "rpc.finished"
+REFUSALS_LEFT_OUT: Final = "refusals.left_out"
 
 # --- requests on a stream of the batch API
 ISSUANCE_ISSUED: Final = "issuance.issued"
@@ -25,12 +28,19 @@ ISSUANCE_REFUSED: Final = "issuance.refused"
 # --- the authority
 AUTHORITY_ACTIVATED: Final = "authority.activated"
 AUTHORITY_REJECTED: Final = "authority.rejected"
+TRUST_PUBLISHED: Final = "trust.published"
+CRLS_LOADED: Final = "crls.loaded"
+TRUST_REFUSED: Final = "trust.refused"
 POLICY_LOADED: Final = "policy.loaded"
 POLICY_REJECTED: Final = "policy.rejected"
 SERVING_CERTIFICATE_ROTATED: Final = "serving_certificate.rotated"
 SERVING_CERTIFICATE_FAILED: Final = "serving_certificate.failed"
 JWKS_LOADED: Final = "jwks.loaded"
 JWKS_FAILED: Final = "jwks.failed"
+
+# --- health
+PROBE_FAILED: Final = "probe.failed"
+CLOCK_JUMPED: Final = "clock.jumped"
 
 # --- the ledger
 LEDGER_SIGNED: Final = "ledger.signed"
@@ -43,6 +53,12 @@ SVID_RENEWED: Final = "svid.renewed"
 SVID_RENEWAL_FAILED: Final = "svid.renewal_failed"
 SVID_EXPIRED: Final = "svid.expired"
 SVID_SET_ASIDE: Final = "svid.set_aside"
+RENEWAL_HINTED: Final = "renewal.hinted"
+TRUST_CONNECTED: Final = "trust.connected"
+TRUST_DISCONNECTED: Final = "trust.disconnected"
+TRUST_TAKEN: Final = "trust.taken"
+TRUST_NOT_KEPT: Final = "trust.not_kept"
+BATCH_NOT_OFFERED: Final = "batch.not_offered"
 BUNDLE_CHANGED: Final = "bundle.changed"
 FEDERATION_FAILED: Final = "federation.failed"
 

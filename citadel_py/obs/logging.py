@@ -5,6 +5,7 @@ Libraries that log by the standard library end up in the same stream and the sam
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -13,7 +14,7 @@ from typing import Literal, TextIO, TypeAlias, cast
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
-from citadel_py.obs.redaction import redact
+from citadel_py.obs.redaction import is_harmless, redact
 
 LogFormat: TypeAlias = Literal["auto", "json", "console"]
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
@@ -33,7 +34,7 @@ def configure(log_format: LogFormat = "auto", level: LogLevel = "info", *, strea
         processors=[*_FIRST, *_LAST, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
         logger_factory=structlog.WriteLoggerFactory(stream),
-        cache_logger_on_first_use=False,
+        cache_logger_on_first_use=True,
     )
     _adopt_standard_logging(
         renderer, stream, max(threshold, logging.WARNING) if threshold > logging.DEBUG else threshold
@@ -42,13 +43,19 @@ def configure(log_format: LogFormat = "auto", level: LogLevel = "info", *, strea
 
 def redact_event(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """The structlog processor: every name and value without secrets. Tracebacks are text by then."""
-    return cast("EventDict", redact(event))
+    return event if is_harmless(event) else cast("EventDict", redact(event))
 
 
 def _lead_with_the_event(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     leading = {name: event[name] for name in ("timestamp", "level", "event") if name in event}
     return {**leading, **event}
 
+
+def _to_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
+    return _encode(event)
+
+
+_encode = json.JSONEncoder().encode  # json.dumps with options makes one for each line; redaction leaves plain values
 
 _FIRST: tuple[Processor, ...] = (
     structlog.contextvars.merge_contextvars,
@@ -65,7 +72,7 @@ _LAST: tuple[Processor, ...] = (
 
 def _renderer(log_format: LogFormat, stream: TextIO) -> Processor:
     if log_format == "json" or (log_format == "auto" and not stream.isatty()):
-        return structlog.processors.JSONRenderer()
+        return _to_json
     colors = stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
     return structlog.dev.ConsoleRenderer(
         colors=colors, sort_keys=False, exception_formatter=structlog.dev.plain_traceback

@@ -7,6 +7,7 @@ holds a SPIFFE ID or anything else that a client chooses. Each one is in docs/re
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.platform_collector import PlatformCollector
@@ -33,6 +34,10 @@ class Metrics:
             "citadel_build_info", "Always 1; the label says what runs.", ["version"], registry=self.registry
         )
         self.build.labels(version=__version__).set(1)
+        self.check_ok = Gauge(
+            "citadel_check_ok", "1 for each check of health that is well, 0 for each that is not.", ["check"],
+            registry=self.registry,
+        )  # fmt: skip
         self.rpc_duration = Histogram(
             "citadel_rpc_duration_seconds",
             "Time from the start of an RPC to its end; for streams, how long they were open.",
@@ -49,6 +54,12 @@ class Metrics:
             ["method", "reason"],
             registry=self.registry,
         )
+
+    def tell_checks(self, checks: Mapping[str, str | None]) -> None:
+        """What was found by these checks; others are forgotten."""
+        self.check_ok.clear()
+        for name, problem in checks.items():
+            self.check_ok.labels(name).set(problem is None)
 
     def exposition(self) -> bytes:
         """All of them in the Prometheus text format; its content type is CONTENT_TYPE."""
@@ -100,6 +111,44 @@ class CAMetrics(Metrics):
             "citadel_policy_reloads_total", "Readings of a policy file that had changed, by result.", ["result"],
             registry=self.registry,
         )  # fmt: skip
+        self.crl_next_update = self._moment(
+            "citadel_crl_next_update_timestamp_seconds", "When the first of the served revocation lists ends."
+        )
+        self.trust_streams = Gauge(
+            "citadel_trust_streams", "Trust streams of agents that are open now.", registry=self.registry
+        )
+        self.trust_news = Counter("citadel_trust_news_total", "Messages sent on trust streams.", registry=self.registry)
+        self.trust_proxies = Gauge(
+            "citadel_trust_proxies",
+            "Proxies and agents that report what they trust: current, behind, rejected or gone.",
+            ["state"],
+            registry=self.registry,
+        )
+        self.trust_oldest_sequence = Gauge(
+            "citadel_trust_oldest_acknowledged_sequence",
+            "The lowest bundle sequence that one of those who are here acknowledged last.",
+            registry=self.registry,
+        )
+        self.probes = Counter(
+            "citadel_probes_total", "The service's requests to itself by result: issued or failed.", ["result"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.probe_succeeded = self._moment(
+            "citadel_probe_succeeded_timestamp_seconds", "When the service last got a certificate from itself."
+        )
+        self.clock_jumps = Counter(
+            "citadel_clock_jumps_total", "Jumps of the wall clock, by direction: forward or back.", ["direction"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.clock_behind = Gauge(
+            "citadel_clock_behind_seconds",
+            "By how much the wall clock is behind the newest moment that the ledger or this process has seen.",
+            registry=self.registry,
+        )
+        self.ledger_signed = self._moment(
+            "citadel_ledger_signed_timestamp_seconds",
+            "When the end of this process's chain in the ledger was last signed, or found to be signed already.",
+        )
         self.ledger_entries = Counter(
             "citadel_ledger_entries_total", "Rows that this process made durable in the ledger.", registry=self.registry
         )
@@ -107,6 +156,23 @@ class CAMetrics(Metrics):
             "citadel_ledger_commit_duration_seconds",
             "Time of one durable commit.",
             buckets=_SECONDS,
+            registry=self.registry,
+        )
+
+
+class WorkersMetrics(Metrics):
+    """What the supervisor of several workers tells beside their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.workers = Gauge("citadel_workers", "Workers that are ready to issue now.", registry=self.registry)
+        self.worker_restarts = Counter(
+            "citadel_worker_restarts_total", "Workers that ended unasked and were replaced.", registry=self.registry
+        )
+        self.worker_reloads = Counter(
+            "citadel_worker_reloads_total",
+            "Changed files that all workers took over together, or none did, by part and result.",
+            ["part", "result"],
             registry=self.registry,
         )
 
@@ -122,10 +188,28 @@ class AgentMetrics(Metrics):
         self.svid_renew_at = self._moment(
             "citadel_svid_renew_at_timestamp_seconds", "When the next renewal or attempt is due."
         )
+        self.svids = Gauge(
+            "citadel_svids",
+            "Identities by how pressing their renewal is: calm, pressing, or expired, which is to have none, too.",
+            ["urgency"],
+            registry=self.registry,
+        )
         self.svid_renewals = Counter(
             "citadel_svid_renewals_total", "Renewals by result: renewed, unavailable or refused.", ["result"],
             registry=self.registry,
         )  # fmt: skip
+        self.trust_connected = Gauge(
+            "citadel_trust_connected", "1 while the trust stream to the CA is open, else 0.", registry=self.registry
+        )
+        self.trust_received = Counter(
+            "citadel_trust_received_total", "News of the CA by result: taken or refused.", ["result"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.trust_sequence = Gauge(
+            "citadel_trust_sequence",
+            "The sequence of the bundle that came over the trust stream.",
+            registry=self.registry,
+        )
         self.sds_streams = Gauge("citadel_sds_streams", "SDS streams that are open now.", registry=self.registry)
         self.sds_pushes = Counter("citadel_sds_pushes_total", "Responses sent to proxies.", registry=self.registry)
         self.sds_acks = Counter("citadel_sds_acks_total", "Pushes that a proxy acknowledged.", registry=self.registry)

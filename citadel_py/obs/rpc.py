@@ -8,33 +8,39 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
+import os
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Never, TypeAlias, cast
+from functools import cache
+from typing import Any, Never, TypeAlias
 
 import grpc
 import structlog
+from prometheus_client import Histogram
 
 from citadel_py.core.errors import CitadelError
 from citadel_py.core.ports import Uniform
 from citadel_py.obs import events
+from citadel_py.obs.floods import Floods
 from citadel_py.obs.logging import get_logger
 from citadel_py.obs.metrics import Metrics
+from citadel_py.obs.peers import peer_of
 from citadel_py.obs.status import DETAILS_KEY, REQUEST_ID_KEY, Refusal, refusal_of, retry_delay
 
 Metadata: TypeAlias = Sequence[tuple[str, str | bytes]]
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic in the stubs only
-Answer: TypeAlias = Callable[[Context], Awaitable[Any]]
+Answer: TypeAlias = Callable[[], Awaitable[Any]]
 
 PUSHBACK_KEY = "grpc-retry-pushback-ms"  # honoured by clients with a retry policy (gRFC A6)
 UNKNOWN_METHOD = "unknown"  # in metrics, so that clients cannot make up label values
 _QUIET = "/grpc.health.v1.Health/"  # asked every few seconds; its successes are logged at debug level
+_ALWAYS_TOLD = (grpc.StatusCode.OK, grpc.StatusCode.INTERNAL)  # the others can be had by asking for nonsense
 
 _log = get_logger()
 
@@ -43,7 +49,7 @@ _log = get_logger()
 class _Rpc:
     """The RPC that the current task serves."""
 
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    id: str = field(default_factory=lambda: os.urandom(16).hex())
     facts: dict[str, object] = field(default_factory=dict)
 
 
@@ -83,6 +89,8 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
         self._uniform = uniform
         self._trailing = trailing
         self._retry_after = retry_after
+        self._wrapped: dict[str, tuple[Handler, Handler]] = {}  # by method: as a server has it, and as we run it
+        self._floods = Floods()
 
     async def intercept_service(
         self,
@@ -96,7 +104,10 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
             return grpc.stream_stream_rpc_method_handler(
                 self._behaviour(_unimplemented, _stream, method, UNKNOWN_METHOD)
             )
-        return self._wrap(handler, method)
+        known = self._wrapped.get(method)
+        if known is None or known[0] is not handler:
+            known = self._wrapped[method] = (handler, self._wrap(handler, method))
+        return known[1]
 
     def _wrap(self, handler: Handler, method: str) -> Handler:
         behaviour = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
@@ -112,27 +123,31 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
     def _behaviour(
         self, behaviour: Callable[..., Any], run: Callable[..., Awaitable[Any]], method: str, label: str
     ) -> Callable[[Any, Context], Awaitable[Any]]:
+        in_flight = self._metrics.rpc_in_flight.labels(label)
+
+        @cache
+        def duration(code: grpc.StatusCode) -> Histogram:
+            return self._metrics.rpc_duration.labels(label, code.name)
+
         async def observed(request: Any, context: Context) -> Any:  # noqa: ANN401 - messages of any service
-            return await self._serve(lambda own: run(behaviour, request, own), context, method, label)
+            rpc, outcome, started = _begin(), _Outcome(), time.perf_counter()
+            own = _Context(context, ((REQUEST_ID_KEY, rpc.id), *self._trailing()))
+            in_flight.inc()
+            try:
+                return await self._answer(lambda: run(behaviour, request, own), own, outcome, rpc.id)
+            finally:
+                in_flight.dec()
+                duration_s = time.perf_counter() - started
+                duration(outcome.code).observe(duration_s)
+                if isinstance(outcome.error, CitadelError):
+                    self._metrics.rpc_refusals.labels(label, outcome.error.rule).inc()
+                self._write_line(rpc, outcome, method=method, peer=context.peer(), duration_s=duration_s)
 
         return observed
 
-    async def _serve(self, answer: Answer, context: Context, method: str, label: str) -> Any:  # noqa: ANN401 - as above
-        rpc = _begin()
-        own = _Context(context, ((REQUEST_ID_KEY, rpc.id), *self._trailing()))
-        outcome = _Outcome()
-        started = time.perf_counter()
-        try:
-            with self._metrics.rpc_in_flight.labels(label).track_inprogress():
-                return await self._answer(answer, own, outcome, rpc.id)
-        finally:
-            duration_s = time.perf_counter() - started
-            self._measure(label, outcome, duration_s)
-            _write_line(rpc, outcome, method=method, peer=context.peer(), duration_s=duration_s)
-
     async def _answer(self, answer: Answer, context: _Context, outcome: _Outcome, id: str) -> Any:  # noqa: ANN401 - as above
         try:
-            reply = await answer(cast("Context", context))
+            reply = await answer()
         except asyncio.CancelledError:
             outcome.code = _why_cancelled(context)
             raise
@@ -145,17 +160,29 @@ class RpcInterceptor(grpc.aio.ServerInterceptor):
                 raise asyncio.CancelledError from error
             outcome.error = error
             delay = retry_delay(error, usual=self._retry_after, uniform=self._uniform())
-            outcome.refusal = refusal_of(error, request_id=id, retry_after=delay)
-            outcome.code = outcome.refusal.code
-            await context.refuse(outcome.refusal)
+            refusal = refusal_of(error, request_id=id, retry_after=delay)
+            outcome.code = refusal.code
+            await context.refuse(refusal)
         else:
             outcome.code = context.code() or grpc.StatusCode.OK
             return reply
 
-    def _measure(self, label: str, outcome: _Outcome, duration_s: float) -> None:
-        self._metrics.rpc_duration.labels(label, outcome.code.name).observe(duration_s)
+    def _write_line(self, rpc: _Rpc, outcome: _Outcome, *, method: str, peer: str, duration_s: float) -> None:
+        """Every RPC has one; of refusals in a flood only some do."""
+        level = _level(outcome.code, method)
+        if outcome.code not in _ALWAYS_TOLD and not self._floods.may_write(outcome.why, peer_of(peer).address):
+            return
+        facts = rpc.facts | {
+            "method": method,
+            "code": outcome.code.name,
+            "peer": peer,
+            "duration_s": round(duration_s, 6),
+        }
         if isinstance(outcome.error, CitadelError):
-            self._metrics.rpc_refusals.labels(label, outcome.error.rule).inc()
+            facts |= {"rule": outcome.error.rule, "error": outcome.error.message}
+        if outcome.code is grpc.StatusCode.INTERNAL:
+            facts["exc_info"] = outcome.error
+        _log.log(level, events.RPC_FINISHED, **facts)
 
 
 @dataclass(slots=True)
@@ -164,7 +191,11 @@ class _Outcome:
 
     code: grpc.StatusCode = grpc.StatusCode.UNKNOWN
     error: Exception | None = None
-    refusal: Refusal | None = None
+
+    @property
+    def why(self) -> str:
+        """The rule that was broken, else the code."""
+        return self.error.rule if isinstance(self.error, CitadelError) else self.code.name
 
 
 class _Context:
@@ -219,18 +250,13 @@ def _why_cancelled(context: _Context) -> grpc.StatusCode:
     return grpc.StatusCode.DEADLINE_EXCEEDED if context.time_remaining() == 0 else grpc.StatusCode.CANCELLED
 
 
-def _write_line(rpc: _Rpc, outcome: _Outcome, *, method: str, peer: str, duration_s: float) -> None:
-    facts = {**rpc.facts, "method": method, "code": outcome.code.name, "peer": peer, "duration_s": round(duration_s, 6)}
-    if isinstance(outcome.error, CitadelError):
-        facts |= {"rule": outcome.error.rule, "error": outcome.error.message}
-    if outcome.code is grpc.StatusCode.OK and method.startswith(_QUIET):
-        _log.debug(events.RPC_FINISHED, **facts)
-    elif outcome.code is grpc.StatusCode.INTERNAL:
-        _log.error(events.RPC_FINISHED, exc_info=outcome.error, **facts)
-    elif outcome.code is grpc.StatusCode.UNAVAILABLE:
-        _log.warning(events.RPC_FINISHED, **facts)
-    else:
-        _log.info(events.RPC_FINISHED, **facts)
+def _level(code: grpc.StatusCode, method: str) -> int:
+    if code is grpc.StatusCode.OK:
+        return logging.DEBUG if method.startswith(_QUIET) else logging.INFO
+    return _LEVELS.get(code, logging.INFO)
+
+
+_LEVELS = {grpc.StatusCode.INTERNAL: logging.ERROR, grpc.StatusCode.UNAVAILABLE: logging.WARNING}
 
 
 async def _unary(behaviour: Callable[..., Awaitable[Any]], request: object, context: Context) -> Any:  # noqa: ANN401 - as above

@@ -44,6 +44,7 @@ _OPAQUE = {
     grpc.StatusCode.UNAUTHENTICATED: "the caller could not be authenticated",
     grpc.StatusCode.UNAVAILABLE: "not available now, try again later",
 }
+_BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 # Codes whose callers do not learn the rule either.
 _REASONLESS = {grpc.StatusCode.INTERNAL: "INTERNAL", grpc.StatusCode.UNAUTHENTICATED: "UNAUTHENTICATED"}
 
@@ -113,6 +114,16 @@ def read_refusal(error: grpc.aio.AioRpcError) -> Refusal:
     try:
         return _with_details(bare, status_pb2.Status.FromString(details))
     except (DecodeError, ValueError, OverflowError):  # of the message, of a detail, of a delay beyond all measure
+        return bare
+
+
+def refusal_in(status: status_pb2.Status) -> Refusal:
+    """What a status within a stream says. A code that gRPC does not have is UNKNOWN."""
+    code = _BY_NUMBER.get(status.code, grpc.StatusCode.UNKNOWN)
+    bare = Refusal(code, status.message, "")
+    try:
+        return _with_details(bare, status)
+    except (DecodeError, ValueError, OverflowError):
         return bare
 
 

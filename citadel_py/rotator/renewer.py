@@ -7,14 +7,15 @@ a disk is full or a clock jumps: it tries again, more often as the end comes nea
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, TypeAlias
 
 from citadel_py.core.csr import create_csr
-from citadel_py.core.errors import CitadelError
+from citadel_py.core.errors import CitadelError, Unavailable
 from citadel_py.core.keys import KeyType, generate_key
 from citadel_py.core.ports import CertificateSource, HeldSVID, Now, SVIDStore, Uniform
 from citadel_py.core.renewal import Backoff, RenewalPolicy
@@ -26,6 +27,7 @@ from citadel_py.rotator.queue import RenewalQueue
 # can be set: so it is looked at this often at least.
 LONGEST_SLEEP: Final = timedelta(seconds=30)
 MAX_ATTEMPTS_AT_ONCE: Final = 16
+_LOADED_AT_ONCE: Final = 256  # in one thread, before proxies get them and the loop its turn
 _WITH_SVID: Final = Backoff()
 _WITHOUT: Final = Backoff(maximum=timedelta(seconds=30))  # somebody is waiting for it
 _SET_BACK: Final = timedelta(seconds=1)  # more than this and the wall clock was set back
@@ -35,10 +37,14 @@ Pause: TypeAlias = Callable[[timedelta, asyncio.Event], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What is to be kept fresh. Without a `ttl` the authority chooses the lifetime."""
+    """What is to be kept fresh. Without a `ttl` the authority chooses the lifetime.
+
+    The first SVID of one with a `voucher` is not asked for before that identity has a valid one.
+    """
 
     id: SpiffeID
     ttl: timedelta | None = None
+    voucher: SpiffeID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +106,7 @@ class _Entry:
 class Renewer:
     """`add` identities, then `run` until cancelled.
 
-    `publish` is called with each SVID that proxies should have, `report` with everything that
+    `publish` is called with the SVIDs that proxies should have, `report` with everything that
     happens; both on the event loop.
     """
 
@@ -109,12 +115,13 @@ class Renewer:
         source: CertificateSource,
         store: SVIDStore,
         *,
-        publish: Callable[[HeldSVID], None],
+        publish: Callable[[Sequence[HeldSVID]], None],
         report: Callable[[Report], None],
         now: Now,
         uniform: Uniform,
         policy: RenewalPolicy | None = None,
         pause: Pause = pause,
+        attempts_at_once: int = MAX_ATTEMPTS_AT_ONCE,
     ) -> None:
         self._source = source
         self._store = store
@@ -124,10 +131,12 @@ class Renewer:
         self._uniform = uniform
         self._policy = policy or RenewalPolicy()
         self._pause = pause
+        self._attempts_at_once = attempts_at_once
         self._queue = RenewalQueue()
         self._entries: dict[SpiffeID, _Entry] = {}
         self._wake = asyncio.Event()
         self._under_way: set[SpiffeID] = set()
+        self._waiting: defaultdict[SpiffeID, set[SpiffeID]] = defaultdict(set)  # by who has to vouch for them
         self._seen = now()
 
     @property
@@ -145,27 +154,19 @@ class Renewer:
         entry = self._entries.get(id)
         return entry.held if entry else None
 
-    async def add(self, identity: Identity) -> None:
-        """Take up what was saved, publish it if it is valid, and see to its renewal.
+    async def add(self, *identities: Identity) -> None:
+        """Take up what was saved, publish what of it is valid, and see to the renewal of all.
 
         Raises CitadelError where what was saved cannot be read at all.
         """
-        entry = _Entry(identity, await asyncio.to_thread(self._store.load, identity.id))
-        self._entries[identity.id] = entry
-        now, due = self._now(), None
-        if entry.held is not None:
-            valid = is_valid(entry.held, now)
-            if valid:
-                due = entry.held.renew_at
-                self._publish(entry.held)
-            self._report(Loaded(entry.held, valid))
-        self._queue.push(identity.id, due or now)
+        for at in range(0, len(identities), _LOADED_AT_ONCE):
+            self._take_up(await asyncio.to_thread(self._load, identities[at : at + _LOADED_AT_ONCE]))
         self._wake.set()
 
     def hurry(self, id: SpiffeID) -> None:
         """Renew this one now."""
         if id not in self._under_way:
-            self._queue.push(id, self._now())
+            self._push(self._entries[id], self._now())
             self._wake.set()
 
     async def run(self) -> None:
@@ -177,15 +178,42 @@ class Renewer:
                 await self._pause(self._until_next(), self._wake)
                 self._wake.clear()
 
+    def _load(self, identities: Sequence[Identity]) -> list[_Entry]:
+        return [_Entry(each, self._store.load(each.id)) for each in identities]
+
+    def _take_up(self, entries: Sequence[_Entry]) -> None:
+        now = self._now()
+        found = [(entry, entry.held, is_valid(entry.held, now)) for entry in entries if entry.held]
+        self._entries |= {entry.identity.id: entry for entry in entries}
+        if valid := [held for _, held, may_be_used in found if may_be_used]:
+            self._publish(valid)
+        due = {entry.identity.id: held.renew_at for entry, held, may_be_used in found if may_be_used}
+        for _, held, may_be_used in found:
+            self._report(Loaded(held, may_be_used))
+        for entry in entries:
+            self._push(entry, due.get(entry.identity.id, now))
+
+    def _push(self, entry: _Entry, when: datetime) -> None:
+        self._queue.push(entry.identity.id, when, entry.held.svid.not_after if entry.held else None)
+
     def _begin_due(self, attempts: asyncio.TaskGroup) -> None:
-        while len(self._under_way) < MAX_ATTEMPTS_AT_ONCE and (id := self._queue.pop_due(self._now())):
+        while len(self._under_way) < self._attempts_at_once and (id := self._queue.pop_due(self._now())):
+            entry = self._entries[id]
+            if entry.held is None and (voucher := entry.identity.voucher) and not self._has_valid(voucher):
+                self._waiting[voucher].add(id)
+                self._push(entry, self._now() + LONGEST_SLEEP)  # a clock that is set right vouches, too
+                continue
             self._under_way.add(id)
-            attempts.create_task(self._attempt(self._entries[id]))
+            attempts.create_task(self._attempt(entry))
+
+    def _has_valid(self, id: SpiffeID) -> bool:
+        held = self.held(id)
+        return held is not None and is_valid(held, self._now())
 
     def _until_next(self) -> timedelta:
         """How long there is nothing to do; a free place wakes the sleeper."""
         next_at = self._queue.next_at
-        if next_at is None or len(self._under_way) >= MAX_ATTEMPTS_AT_ONCE:
+        if next_at is None or len(self._under_way) >= self._attempts_at_once:
             return LONGEST_SLEEP
         return max(timedelta(0), min(next_at - self._now(), LONGEST_SLEEP))
 
@@ -230,28 +258,33 @@ class Renewer:
             return
         previous, entry.unsaved, entry.failures = entry.held, None, 0
         self._hand_out(entry, fresh)
-        self._queue.push(entry.identity.id, fresh.renew_at)
+        self._push(entry, fresh.renew_at)
         self._report(Renewed(fresh, previous if previous is not fresh else None))
 
     def _hand_out(self, entry: _Entry, fresh: HeldSVID) -> None:
         if entry.held is not fresh:
             entry.held = fresh
-            self._publish(fresh)
+            self._publish([fresh])
+            for id in self._waiting.pop(fresh.svid.id, ()):
+                if self._entries[id].held is None:
+                    self.hurry(id)
 
     def _failed(self, entry: _Entry, error: CitadelError) -> None:
-        retry_at = self._try_again(entry)
+        retry_at = self._try_again(entry, error)
         pressing = urgency(entry.held, self._now())
         self._report(RenewalFailed(entry.identity.id, error, entry.failures, retry_at, pressing, entry.held))
 
     def _not_saved(self, entry: _Entry, fresh: HeldSVID, error: CitadelError) -> None:
         if not may_wait_for_disk(entry.held, self._now()):
             self._hand_out(entry, fresh)
-        self._report(NotSaved(fresh, error, self._try_again(entry), is_published=entry.held is fresh))
+        self._report(NotSaved(fresh, error, self._try_again(entry, error), is_published=entry.held is fresh))
 
-    def _try_again(self, entry: _Entry) -> datetime:
+    def _try_again(self, entry: _Entry, error: CitadelError) -> datetime:
         entry.failures += 1
         now, held = self._now(), entry.held
         backoff = _WITH_SVID if held is not None and is_valid(held, now) else _WITHOUT
-        retry_at = backoff.retry_at(now, entry.failures, held.svid.not_after if held else None, self._uniform())
-        self._queue.push(entry.identity.id, retry_at)
+        asked = error.retry_after if isinstance(error, Unavailable) else None
+        not_after = held.svid.not_after if held else None
+        retry_at = backoff.retry_at(now, entry.failures, not_after, self._uniform(), asked=asked)
+        self._push(entry, retry_at)
         return retry_at

@@ -58,6 +58,8 @@ class DeltaPush:
 class DeltaStream:
     """The state of one stream. Feed every request to `receive`, then send what `next_push` says, if anything."""
 
+    __slots__ = ("_asked_again", "_count", "_holdings", "_is_open", "_names", "_pending", "_to_restore")
+
     def __init__(self) -> None:
         self._names: dict[str, None] = {}  # a set that keeps its order
         self._is_open = False
@@ -71,6 +73,16 @@ class DeltaStream:
     def names(self) -> tuple[str, ...]:
         """What the client wants."""
         return tuple(self._names)
+
+    @property
+    def held(self) -> Mapping[str, Resource]:
+        """What the client has, as far as it has said."""
+        return self._holdings.held
+
+    @property
+    def refused(self) -> Mapping[str, Resource]:
+        """What it refused of what is current."""
+        return self._holdings.refused
 
     def withheld(self, available: Available) -> tuple[str, ...]:
         """Wanted names that there is nothing to send for."""

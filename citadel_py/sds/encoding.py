@@ -19,7 +19,8 @@ from citadel_py._proto.envoy.extensions.transport_sockets.tls.v3 import (
     tls_spiffe_validator_config_pb2,
 )
 from citadel_py._proto.envoy.service.discovery.v3 import discovery_pb2
-from citadel_py.core.bundle import Bundle
+from citadel_py._proto.envoy.type.matcher.v3 import string_pb2
+from citadel_py.core.context_options import CrlCheck, PeerMatcher
 from citadel_py.core.secrets import CertificateSecret, Secret, TrustSecret
 
 SECRET_TYPE_URL = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105 - the name of a type
@@ -43,10 +44,8 @@ def encode_secret(secret: Secret) -> Resource:
     match secret:
         case CertificateSecret():
             message.tls_certificate.CopyFrom(_certificate(secret))
-        case TrustSecret(use_spiffe_validator=True):
-            message.validation_context.CopyFrom(_spiffe_context(secret.bundles))
         case TrustSecret():
-            message.validation_context.CopyFrom(_context(secret.bundles[0]))
+            message.validation_context.CopyFrom(_context(secret))
     packed = Any()
     packed.Pack(message, deterministic=True)
     return Resource(secret.name, secret.version, packed)
@@ -92,17 +91,39 @@ def _certificate(secret: CertificateSecret) -> common_pb2.TlsCertificate:
     return common_pb2.TlsCertificate(certificate_chain=_inline(secret.chain_pem), private_key=_inline(secret.key_pem))
 
 
-def _context(bundle: Bundle) -> common_pb2.CertificateValidationContext:
-    return common_pb2.CertificateValidationContext(trusted_ca=_inline(bundle.to_pem()))
+def _context(secret: TrustSecret) -> common_pb2.CertificateValidationContext:
+    is_spiffe = secret.options.use_spiffe_validator
+    context = _spiffe_context(secret) if is_spiffe else _plain_context(secret)
+    context.match_typed_subject_alt_names.extend(map(_matcher, secret.options.peers))
+    return context
 
 
-def _spiffe_context(bundles: Iterable[Bundle]) -> common_pb2.CertificateValidationContext:
+def _plain_context(secret: TrustSecret) -> common_pb2.CertificateValidationContext:
+    (bundle,) = secret.bundles
+    context = common_pb2.CertificateValidationContext(trusted_ca=_inline(bundle.to_pem()))
+    if crl := secret.crl_pem(bundle.trust_domain):
+        context.crl.CopyFrom(_inline(crl))
+        context.only_verify_leaf_cert_crl = secret.options.crl is CrlCheck.LEAF
+    return context
+
+
+def _spiffe_context(secret: TrustSecret) -> common_pb2.CertificateValidationContext:
+    """This validator ignores `crl`, and takes revocation lists among a trust domain's authorities."""
     config = tls_spiffe_validator_config_pb2.SPIFFECertValidatorConfig()
-    for bundle in bundles:
-        config.trust_domains.add(name=bundle.trust_domain.name, trust_bundle=_inline(bundle.to_pem()))
+    for bundle in secret.bundles:
+        pem = bundle.to_pem() + secret.crl_pem(bundle.trust_domain)
+        config.trust_domains.add(name=bundle.trust_domain.name, trust_bundle=_inline(pem))
     extension = extension_pb2.TypedExtensionConfig(name=SPIFFE_VALIDATOR)
     extension.typed_config.Pack(config, deterministic=True)
     return common_pb2.CertificateValidationContext(custom_validator_config=extension)
+
+
+def _matcher(peer: PeerMatcher) -> common_pb2.SubjectAltNameMatcher:
+    """Of URIs: the SPIFFE validator passes over all others, and a list of those alone would admit everybody."""
+    value = (
+        string_pb2.StringMatcher(prefix=peer.value) if peer.is_prefix else string_pb2.StringMatcher(exact=peer.value)
+    )
+    return common_pb2.SubjectAltNameMatcher(san_type=common_pb2.SubjectAltNameMatcher.URI, matcher=value)
 
 
 def _inline(data: bytes) -> base_pb2.DataSource:

@@ -46,11 +46,13 @@ def rejected(version: str, names: tuple[str, ...], error: str | None) -> Rejecte
 
 
 class Holdings:
-    """Secrets of one client on one stream, by name."""
+    """Secrets of one client on one stream, by name: what it took, and what it refused and is still current."""
+
+    __slots__ = ("_suspects", "held", "refused")
 
     def __init__(self) -> None:
         self.held: dict[str, Resource] = {}
-        self._refused: dict[str, Resource] = {}
+        self.refused: dict[str, Resource] = {}
         self._suspects: list[Resource] = []  # were refused together, to be tried one by one
 
     def holds(self, resource: Resource) -> bool:
@@ -68,7 +70,7 @@ class Holdings:
         """Whether any of these was new to the client: only then there is something to blame."""
         changed = [resource for resource in resources if not self.holds(resource)]
         if len(changed) == 1:
-            self._refused[changed[0].name] = changed[0]
+            self.refused[changed[0].name] = changed[0]
             self._suspects = [resource for resource in self._suspects if resource not in changed]
         elif changed:  # there were no suspects before: while there are, changes go out one by one
             self._suspects = changed
@@ -77,7 +79,7 @@ class Holdings:
     def best(self, current: Resource) -> Resource | None:
         """The current secret, or the one accepted last where the current one is refused or has to wait."""
         must_wait = bool(self._suspects) and current != self._suspects[0]
-        is_refused = self._refused.get(current.name) == current
+        is_refused = self.refused.get(current.name) == current
         return self.held.get(current.name) if must_wait or is_refused else current
 
     def forget_outdated(self, wanted: Collection[str], available: Available) -> None:
@@ -86,7 +88,7 @@ class Holdings:
         def is_current(resource: Resource) -> bool:
             return resource.name in wanted and available.get(resource.name) == resource
 
-        self._refused = {name: resource for name, resource in self._refused.items() if is_current(resource)}
+        self.refused = {name: resource for name, resource in self.refused.items() if is_current(resource)}
         self._suspects = [resource for resource in self._suspects if is_current(resource)]
 
 

@@ -5,9 +5,7 @@ It lives on the event loop and is used from nowhere else.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
@@ -21,6 +19,8 @@ from citadel_py.sds.encoding import (
     with_delta_nonce,
     with_nonce,
 )
+from citadel_py.sds.listeners import Listeners
+from citadel_py.sds.names import why_withheld
 from citadel_py.sds.stream import Push
 
 MAX_SHARED: Final = 256  # responses of one snapshot: clients choose the selection and its order
@@ -30,11 +30,13 @@ _Content: TypeAlias = tuple[type[Push | DeltaPush], tuple[str, ...], str]
 
 
 class Hub:
-    """Implements core.ports.SecretSink. Streams listen and read `snapshot` when they are woken."""
+    """Implements core.ports.SecretSink. Streams `listen`, and read `snapshot` when they are woken."""
 
     def __init__(self) -> None:
         self._snapshot: Mapping[str, Resource] = MappingProxyType({})
-        self._listeners: set[asyncio.Event] = set()
+        self._withheld: Mapping[str, str] = {}
+        self._listeners = Listeners()
+        self.listen = self._listeners.listen
         self._responses: dict[_Content, bytes] = {}
         self._is_closed = False
 
@@ -62,20 +64,18 @@ class Hub:
         if gone:
             self._become({name: resource for name, resource in self._snapshot.items() if name not in gone})
 
+    def explain(self, withheld: Mapping[str, str]) -> None:
+        """Have these reasons, and no others, for names that nothing (new) is served under."""
+        self._withheld = dict(withheld)
+
+    def why_withheld(self, name: str) -> str | None:
+        """In words, why there is nothing (new) to send under a name; None where there is."""
+        return self._withheld.get(name) or (None if name in self._snapshot else why_withheld(name))
+
     def close(self) -> None:
         """Have all streams end."""
         self._is_closed = True
-        self._wake()
-
-    @contextmanager
-    def listen(self) -> Iterator[asyncio.Event]:
-        """An event that is set whenever there may be something new; whoever waits clears it."""
-        event = asyncio.Event()
-        self._listeners.add(event)
-        try:
-            yield event
-        finally:
-            self._listeners.discard(event)
+        self._listeners.wake()
 
     def response(self, push: Push | DeltaPush) -> bytes:
         """The serialized response; all but the nonce is encoded once for all streams."""
@@ -90,7 +90,7 @@ class Hub:
     def _become(self, secrets: Mapping[str, Resource]) -> None:
         self._snapshot = MappingProxyType(dict(secrets))
         self._responses.clear()
-        self._wake()
+        self._listeners.wake()
 
     def _is_current(self, resources: Iterable[Resource]) -> bool:
         """Restored ones are sent once and not worth keeping."""
@@ -99,10 +99,6 @@ class Hub:
     def _version(self, name: str) -> str | None:
         resource = self._snapshot.get(name)
         return resource.version if resource else None
-
-    def _wake(self) -> None:
-        for event in self._listeners:
-            event.set()
 
 
 def _encode(push: Push | DeltaPush) -> bytes:

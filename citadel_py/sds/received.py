@@ -12,7 +12,7 @@ from citadel_py.sds.stream import Request
 
 RequestT = TypeVar("RequestT", Request, DeltaRequest)
 
-_MAX_NODE = 100  # characters
+_MAX_NODE = 200  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,4 +54,4 @@ class ReceivedDelta(Received[DeltaRequest]):
 
 
 def _label(node: base_pb2.Node) -> str:
-    return ascii(node.id[:_MAX_NODE])[1:-1]
+    return ascii(node.id[:_MAX_NODE])[1:-1][:_MAX_NODE]

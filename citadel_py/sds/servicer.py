@@ -1,20 +1,19 @@
 """Envoy's secret discovery service on gRPC, also as a part of its aggregated discovery service.
 
-It hands streams to conversation.py, nothing more. Whoever can reach the socket may have what the hub
-holds: who that is, the socket's owner decides.
+It hands streams to conversation.py, nothing more. What a client may have is asked once per stream: on a
+Unix socket everything, since its owner decides who connects; over TCP that is audience.py's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import grpc
 
 from citadel_py.core.errors import Unavailable
-from citadel_py.obs.metrics import AgentMetrics
-from citadel_py.sds.conversation import Context, Conversation, check_type
+from citadel_py.sds.conversation import Context, Conversation, Offered, check_type
 from citadel_py.sds.delta import DeltaRequest, DeltaStream
-from citadel_py.sds.hub import Hub
 from citadel_py.sds.received import Received, ReceivedDelta, ReceivedRequest
 from citadel_py.sds.stream import Push, Request, Stream, version_of
 
@@ -23,11 +22,13 @@ AGGREGATED_SERVICE: Final = "envoy.service.discovery.v3.AggregatedDiscoveryServi
 
 
 class SecretService:
-    """The handlers. One object serves all streams of one hub."""
+    """The handlers. One object serves all streams of one listener.
 
-    def __init__(self, hub: Hub, metrics: AgentMetrics) -> None:
-        self._hub = hub
-        self._metrics = metrics
+    `offer` says what a client is offered, and which ID it has proven. It raises CitadelError for nobody.
+    """
+
+    def __init__(self, offer: Callable[[Context], tuple[Offered, str]]) -> None:
+        self._offer = offer
 
     def handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
         """What to add to a server. Responses are encoded by the hub, so serializers have nothing to do."""
@@ -62,22 +63,21 @@ class SecretService:
         """Incremental, on a stream of all types."""
         await self._incremental(context, is_aggregated=True)
 
-    async def fetch_secrets(self, received: Received[Request], _context: Context) -> bytes:
+    async def fetch_secrets(self, received: Received[Request], context: Context) -> bytes:
         """The current state, once. Raises Unavailable while there is none of the wanted secrets."""
         check_type(received.type_url)
-        snapshot = self._hub.snapshot
+        hub = self._offer(context)[0].hub
+        snapshot = hub.snapshot
         names = dict.fromkeys(received.request.names)
         resources = tuple(snapshot[name] for name in names if name in snapshot)
         if not resources:
             raise Unavailable("there are no such secrets yet", rule="secrets_withheld")
-        return self._hub.response(Push("1", version_of(resources), resources))
+        return hub.response(Push("1", version_of(resources), resources))
 
     async def _of_the_world(self, context: Context, *, is_aggregated: bool) -> None:
-        conversation = Conversation[Request](self._hub, self._metrics, context, Stream(), is_aggregated=is_aggregated)
-        await conversation.run()
+        offered, peer = self._offer(context)
+        await Conversation[Request](offered, context, Stream(), peer=peer, is_aggregated=is_aggregated).run()
 
     async def _incremental(self, context: Context, *, is_aggregated: bool) -> None:
-        conversation = Conversation[DeltaRequest](
-            self._hub, self._metrics, context, DeltaStream(), is_aggregated=is_aggregated
-        )
-        await conversation.run()
+        offered, peer = self._offer(context)
+        await Conversation[DeltaRequest](offered, context, DeltaStream(), peer=peer, is_aggregated=is_aggregated).run()

@@ -63,6 +63,15 @@ class UnixAddress:
         return f"{_SCHEME}{self.path}"
 
 
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may connect to a socket: its mode, and the user and group to whom it is given; -1 leaves them."""
+
+    mode: int = MAX_MODE
+    uid: int = -1
+    gid: int = -1
+
+
 class OwnedSocket:
     """The right to a socket path: a locked file beside it, held until `release`.
 
@@ -96,13 +105,25 @@ class OwnedSocket:
         finally:
             os.umask(umask)
 
-    def open_to(self, mode: int) -> None:
-        """Let the group in, as `mode` says."""
-        if mode & ~MAX_MODE:
+    def open_to(self, access: Access) -> None:
+        """Give it to whom it is for, and then let them in: never the ones of before with the mode of now."""
+        if access.mode & ~MAX_MODE:
             raise InvalidConfiguration(
-                f"socket mode {mode:04o} is wider than {MAX_MODE:04o}", rule="socket_mode_too_open"
+                f"socket mode {access.mode:04o} is wider than {MAX_MODE:04o}", rule="socket_mode_too_open"
             )
-        self.path.chmod(mode)
+        if (access.uid, access.gid) != (-1, -1):  # a sandbox may forbid the call, whatever it asks for
+            self._give(access)
+        self.path.chmod(access.mode)
+
+    def _give(self, access: Access) -> None:
+        try:
+            os.chown(self.path, access.uid, access.gid)
+        except PermissionError as error:
+            raise InvalidConfiguration(
+                f"{self.path} cannot be given to user {access.uid} and group {access.gid} (-1: as it is)",
+                rule="socket_owner_not_permitted",
+                hint="name a group that the agent's user is in, or run the agent with CAP_CHOWN",
+            ) from error
 
     def release(self) -> None:
         """Remove the socket and the lock; both are ours as long as the lock is held."""

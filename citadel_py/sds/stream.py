@@ -16,7 +16,7 @@ The rules, as real Envoys need them:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from citadel_py.sds.encoding import Resource
@@ -59,6 +59,8 @@ def version_of(resources: Iterable[Resource]) -> str:
 class Stream:
     """The state of one stream. Feed every request to `receive`, then send what `next_push` says, if anything."""
 
+    __slots__ = ("_count", "_holdings", "_must_restore", "_names", "_pending")
+
     def __init__(self) -> None:
         self._names: tuple[str, ...] | None = None  # None until the first request
         self._count = 0  # responses sent; the last one's nonce
@@ -70,6 +72,16 @@ class Stream:
     def names(self) -> tuple[str, ...]:
         """What the client wants."""
         return self._names or ()
+
+    @property
+    def held(self) -> Mapping[str, Resource]:
+        """What the client has, as far as it has said."""
+        return self._holdings.held
+
+    @property
+    def refused(self) -> Mapping[str, Resource]:
+        """What it refused of what is current."""
+        return self._holdings.refused
 
     def withheld(self, available: Available) -> tuple[str, ...]:
         """Wanted names that there is nothing to send for."""

@@ -6,9 +6,7 @@ whoever can reach the socket may have what is in here.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from cryptography import x509
@@ -18,6 +16,7 @@ from citadel_py._proto.spiffe.workload.workload_pb2 import X509SVID, X509Bundles
 from citadel_py.core.bundle import Bundle
 from citadel_py.core.ports import HeldSVID
 from citadel_py.core.spiffe import SpiffeID
+from citadel_py.sds.listeners import Listeners
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,20 +28,25 @@ class Answers:
 
 
 class Workload:
-    """The current identities. Streams listen, and read `answers` when they are woken."""
+    """The current identities. Streams `listen`, and read `answers` when they are woken.
 
-    def __init__(self) -> None:
+    The identities of `order` come in that order, whenever they came; the others after them.
+    """
+
+    def __init__(self, order: Iterable[SpiffeID] = ()) -> None:
+        self._order = tuple(order)
         self._held: dict[SpiffeID, HeldSVID] = {}
         self._federated: tuple[Bundle, ...] = ()
         self._answers: Answers | None = None
-        self._listeners: set[asyncio.Event] = set()
+        self._listeners = Listeners()
+        self.listen = self._listeners.listen
         self._is_closed = False
 
     @property
     def answers(self) -> Answers | None:
-        """None while there is no identity. The first one that came is the default (Workload API 5.3)."""
+        """None while there is no identity. The first one is the default (Workload API 5.3)."""
         if self._answers is None and self._held:
-            self._answers = encode(self._held.values(), self._federated)
+            self._answers = encode(self._in_order(), self._federated)
         return self._answers
 
     @property
@@ -55,26 +59,16 @@ class Workload:
         self._held |= {each.svid.id: each for each in held}
         self._federated = tuple(federated)
         self._answers = None  # encoded when somebody asks: most agents have no callers here
-        self._wake()
+        self._listeners.wake()
 
     def close(self) -> None:
         """Have all streams end."""
         self._is_closed = True
-        self._wake()
+        self._listeners.wake()
 
-    @contextmanager
-    def listen(self) -> Iterator[asyncio.Event]:
-        """An event that is set whenever there may be something new; whoever waits clears it."""
-        event = asyncio.Event()
-        self._listeners.add(event)
-        try:
-            yield event
-        finally:
-            self._listeners.discard(event)
-
-    def _wake(self) -> None:
-        for event in self._listeners:
-            event.set()
+    def _in_order(self) -> list[HeldSVID]:
+        first = [self._held[id] for id in self._order if id in self._held]
+        return first + [held for id, held in self._held.items() if id not in self._order]
 
 
 def encode(held: Iterable[HeldSVID], federated: Iterable[Bundle] = ()) -> Answers:

@@ -6,6 +6,8 @@
     D/root/tls.crt, tls.key    no key here when the root is offline or was imported
     D/intermediate/tls.crt     from the signing intermediate upwards, without the root
     D/intermediate/tls.key
+    D/crl.pem                  optional: what is revoked, by every authority of the chain; never
+                               part of the set, so that a bad one keeps nobody from issuing
     D/ledger.db                the ledger's own: never touched here
     D/init.unfinished          there while the set is being made
 
@@ -23,6 +25,7 @@ from pathlib import Path
 from cryptography import x509
 
 from citadel_py.core.bundle import Bundle
+from citadel_py.core.crl import MAX_CRL_BYTES
 from citadel_py.core.errors import CitadelError, InvalidConfiguration, VerificationFailed
 from citadel_py.core.keys import PrivateKey, private_key_pem, same_public_key
 from citadel_py.core.pem import MAX_PEM_BYTES, certificate_pem, load_certificates
@@ -44,6 +47,7 @@ from citadel_py.store.keys import read_key
 
 BUNDLE_PEM = Path("ca.crt")
 BUNDLE_JSON = Path("bundle.json")
+CRLS = Path("crl.pem")
 LEDGER = Path("ledger.db")  # made and written by the ledger, not here
 ROOT = Path("root")
 INTERMEDIATE = Path("intermediate")
@@ -142,6 +146,12 @@ def certificates(directory: Path) -> tuple[x509.Certificate, ...]:
     path = directory / INTERMEDIATE / CERTIFICATE
     intermediates = load_certificates(_read(path))
     return (*intermediates, *_read_bundle(directory, _trust_domain(intermediates[0], path)).authorities)
+
+
+def read_crls(directory: Path) -> bytes | None:
+    """The revocation lists as they stand there; None where there is no such file. Raises as `read_bounded`."""
+    path = directory / CRLS
+    return read_bounded(path, MAX_CRL_BYTES) if exists(path) else None
 
 
 def content_fingerprint(directory: Path) -> str:

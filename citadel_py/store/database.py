@@ -33,6 +33,7 @@ class Database(ABC):
     begin_snapshot: str  # a transaction that sees one state of the database
     begin_migration: Sequence[str]  # a transaction that no other process changes the schema in
     errors: tuple[type[Exception], ...]  # what the driver raises
+    is_local = True  # a transaction takes as long as the disk does, and there is no other machine to wait for
 
     def __init__(self, name: str, engine: Engine) -> None:
         self.name = name
@@ -56,6 +57,10 @@ class Database(ABC):
         """Let go of the database. It is connected to again when it is used again."""
         with self._lock:
             self._drop()
+
+    @abstractmethod
+    def interrupt(self) -> None:
+        """Break off whatever waits for an answer of a server, in any thread: it raises LedgerUnavailable soon."""
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[DBAPICursor]:
@@ -109,7 +114,7 @@ class Database(ABC):
             connection = self._current_connection()
             cursor = connection.cursor()
             try:
-                cursor.execute(begin)
+                self._begin(cursor, begin)
                 yield cursor
                 self._check_in_place()
                 connection.commit()
@@ -120,6 +125,9 @@ class Database(ABC):
             except BaseException:
                 self._undo(connection, cursor)
                 raise
+
+    def _begin(self, cursor: DBAPICursor, begin: str) -> None:
+        cursor.execute(begin)
 
     @contextlib.contextmanager
     def _failures(self) -> Iterator[None]:

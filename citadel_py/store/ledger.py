@@ -89,6 +89,15 @@ class SQLLedger:
         """Let go of the database."""
         self._database.close()
 
+    @property
+    def is_local(self) -> bool:
+        """Whether it is on a disk of this machine. Work on another one is for a thread: it can take seconds."""
+        return self._database.is_local
+
+    def interrupt(self) -> None:
+        """As Database.interrupt."""
+        self._database.interrupt()
+
     def append(self, entries: Sequence[LedgerEntry]) -> None:
         """Record all of them in one durable transaction, or none.
 
@@ -162,6 +171,10 @@ class SQLLedger:
     def find(self, digest: bytes, *, now: datetime) -> JoinToken:
         """As SQLTokens.find."""
         return self._tokens.find(digest, now=now)
+
+    def check_tokens(self) -> None:
+        """As SQLTokens.check."""
+        self._tokens.check()
 
     def redeem(self, digest: bytes, *, now: datetime) -> None:
         """As SQLTokens.redeem."""

@@ -5,7 +5,11 @@ The driver (psycopg, the extra `postgres`) is imported only when such a ledger i
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
+import socket
+import weakref
 from datetime import timedelta
 from types import ModuleType
 from typing import Any, Self
@@ -18,8 +22,16 @@ from citadel_py.store.database import Database
 
 SCHEMES = ("postgresql://", "postgres://")
 
-# Seconds for a connection, where the address does not say otherwise: a commit waits for it.
-_CONNECTION = {"connect_timeout": "2", "tcp_user_timeout": "5000", "application_name": "citadel-py"}
+# Where the address does not say otherwise. A commit waits for a connection (seconds); a server that
+# vanished without a word is missed after some ten seconds, whether or not something was being sent (milliseconds).
+_CONNECTION = {
+    "connect_timeout": "2",
+    "tcp_user_timeout": "5000",
+    "keepalives_idle": "5",
+    "keepalives_interval": "2",
+    "keepalives_count": "3",
+    "application_name": "citadel-py",
+}
 _STATEMENT_TIMEOUT = timedelta(seconds=10)
 _SCHEMA_LOCK = 0x6369_7461_6465_6C31  # any number that is ours: processes that migrate take turns on it
 
@@ -56,12 +68,14 @@ class PostgresDatabase(Database):
     begin_read = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY"
     begin_snapshot = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
     begin_migration = (begin_write, f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})")
+    is_local = False
 
     def __init__(self, url: str, *, busy_timeout: timedelta) -> None:
         self._driver = _driver()
         self.errors = (self._driver.Error,)
         self._parameters = _parameters(self._driver, url)
         self._busy_timeout = busy_timeout
+        self._lines: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
         engine = create_engine(
             "postgresql+psycopg://",
             creator=self._connect,
@@ -86,6 +100,12 @@ class PostgresDatabase(Database):
             return False
         return error.diag.constraint_name in parts
 
+    def interrupt(self) -> None:
+        """See Database. A server that is frozen keeps its side of a connection open: ours is shut, under its user."""
+        for line in list(self._lines.values()):
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(line)) as shared:  # it has just ended
+                shared.shutdown(socket.SHUT_RDWR)
+
     def _failure(self, error: BaseException) -> LedgerUnavailable:
         state = getattr(error, "sqlstate", None)
         if state is None:  # the connection was not made, or is gone
@@ -98,6 +118,7 @@ class PostgresDatabase(Database):
 
     def _connect(self) -> Any:  # noqa: ANN401 - a class of a driver that may be absent
         connection = self._driver.connect(autocommit=True, **self._parameters)
+        self._remember(connection)
         settings = {
             "lock_timeout": _milliseconds(self._busy_timeout),
             "statement_timeout": _milliseconds(max(_STATEMENT_TIMEOUT, 2 * self._busy_timeout)),
@@ -115,6 +136,12 @@ class PostgresDatabase(Database):
             connection.close()
             raise
         return connection
+
+    def _remember(self, connection: Any) -> None:  # noqa: ANN401 - the same
+        """For `interrupt`: a descriptor of our own, for the connection's may be closed, and another's, by then."""
+        line = os.dup(connection.fileno())
+        weakref.finalize(connection, os.close, line)
+        self._lines[connection] = line
 
 
 def _milliseconds(duration: timedelta) -> str:

@@ -34,6 +34,7 @@ class Search:
     under: SpiffeID | None = None
     serial: str | None = None
     caller: str | None = None
+    kind: str | None = None
 
     def conditions(self) -> ColumnElement[bool]:
         columns = LEDGER.c
@@ -50,6 +51,8 @@ class Search:
             found.append(columns.serial == self.serial.lower())
         if self.caller is not None:
             found.append(columns.caller == self.caller)
+        if self.kind is not None:
+            found.append(columns.kind == self.kind)
         return and_(True, *found)  # noqa: FBT003 - of SQLAlchemy: a conjunction of nothing
 
 

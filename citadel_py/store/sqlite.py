@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import sqlite3
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Self
 
 from sqlalchemy import create_engine
+from sqlalchemy.engine.interfaces import DBAPICursor
 from sqlalchemy.pool import NullPool, PoolProxiedConnection
 
 from citadel_py.core.errors import LedgerUnavailable
 from citadel_py.store.database import Database
 from citadel_py.store.files import PRIVATE_FILE, sync_directory
 
+_LOOK_AGAIN_S = 0.0005  # while another process has the write lock: about a tenth of a commit
 _RESTORE = "restore it from a backup, and remove -wal and -shm files beside it that are older"
 
 # By primary result code (https://sqlite.org/rescode.html): rule, hint.
@@ -60,6 +64,9 @@ class SQLiteDatabase(Database):
         database.migrate()
         return database
 
+    def interrupt(self) -> None:
+        """See Database. There is no server here."""
+
     def breaks_constraint(self, error: BaseException, *parts: str) -> bool:
         return isinstance(error, sqlite3.IntegrityError) and any(part in str(error) for part in parts)
 
@@ -94,6 +101,32 @@ class SQLiteDatabase(Database):
         with contextlib.suppress(FileExistsError):
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, PRIVATE_FILE))
             sync_directory(self.path.parent)
+
+    def _begin(self, cursor: DBAPICursor, begin: str) -> None:
+        """Take the write lock within the timeout.
+
+        SQLite by itself looks again after ever longer pauses, of up to 100 ms. A process that commits
+        one group after the other has let go of it and taken it again many times by then.
+        """
+        if begin != self.begin_write:
+            return super()._begin(cursor, begin)
+        deadline = time.monotonic() + self._busy_timeout_s
+        cursor.execute("PRAGMA busy_timeout=0")
+        try:
+            while not self._has_begun(cursor, is_last_try=time.monotonic() >= deadline):
+                time.sleep(_LOOK_AGAIN_S * random.uniform(0.5, 1.5))  # noqa: S311 - so that two do not keep in step
+        finally:
+            cursor.execute(f"PRAGMA busy_timeout={int(self._busy_timeout_s * 1000)}")
+        return None
+
+    def _has_begun(self, cursor: DBAPICursor, *, is_last_try: bool) -> bool:
+        try:
+            cursor.execute(self.begin_write)
+        except sqlite3.OperationalError as error:
+            if is_last_try or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+            return False
+        return True
 
     def _checked_connection(self) -> PoolProxiedConnection:
         self._identity = self._file_identity()

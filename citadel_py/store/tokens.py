@@ -14,6 +14,8 @@ from citadel_py.store.schema import JOIN_TOKENS, from_microseconds, to_microseco
 
 KEPT_AFTER_EXPIRY = timedelta(days=1)  # so long the log can say 'used' or 'expired' in place of 'unknown'
 
+_NOBODYS = "0"  # no digest: those are 64 digits
+
 
 class SQLTokens:
     """core.ports.TokenStore. `now` is read only to forget old tokens."""
@@ -54,6 +56,13 @@ class SQLTokens:
         if expires_at <= to_microseconds(now):
             raise _refused("expired", f"expired at {from_microseconds(expires_at):%FT%TZ}")
         return JoinToken(digest, SpiffeID.parse(spiffe_id), from_microseconds(expires_at))
+
+    def check(self) -> None:
+        """Look up and use up a token that nobody has. Raises LedgerUnavailable where that cannot be done."""
+        with self._database.writing() as cursor:
+            cursor.execute(self._select, (_NOBODYS,))
+            cursor.fetchall()
+            cursor.execute(self._use, (0, _NOBODYS, 0))
 
     def redeem(self, digest: bytes, *, now: datetime) -> None:
         """Use the token up, durably; of several at once exactly one succeeds. Raises as `find`."""

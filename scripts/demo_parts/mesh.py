@@ -13,7 +13,8 @@ from pathlib import Path
 
 import aiohttp
 
-from citadel_py.agent.envoy_bootstrap import LISTENER, ClientProxy, ServerProxy, client_bootstrap, server_bootstrap
+from citadel_py.agent.envoy_bootstrap import LISTENER, client_bootstrap, server_bootstrap
+from citadel_py.agent.envoy_proxy import ClientProxy, ServerProxy
 from citadel_py.config import Address
 from citadel_py.core.spiffe import SpiffeID, TrustDomain
 from demo_parts.children import Child, Children
@@ -153,7 +154,7 @@ def _sds_socket(side: Side) -> Path:
 def _server_proxy() -> ServerProxy:
     return ServerProxy(
         node="server",
-        sds_socket=_sds_socket(Side.SERVER),
+        sds=_sds_socket(Side.SERVER),
         listen=Address(_HOST, 0),
         admin_port=0,
         admitted=(spiffe_id(Side.CLIENT),),
@@ -164,7 +165,7 @@ def _server_proxy() -> ServerProxy:
 def _client_proxy(upstream: Address) -> ClientProxy:
     return ClientProxy(
         node="client",
-        sds_socket=_sds_socket(Side.CLIENT),
+        sds=_sds_socket(Side.CLIENT),
         listen=Address(_HOST, 0),
         admin_port=0,
         upstream=upstream,

@@ -278,3 +278,13 @@ async def test_neither_errors_nor_logs_hold_the_token(agent: Agent, log: list[Ev
 def test_an_ipv6_host_is_written_in_brackets() -> None:
     assert CAAddress("::1", 15012).for_tokens == "[::1]:15012"
     assert CAAddress("ca.example.org", 15012).at(7) == "ca.example.org:7"
+
+
+async def test_what_came_over_the_trust_stream_verifies_the_service_too(world: World, agent: Agent) -> None:
+    agent.roots, agent.token = make_engine(world.clock.now()).issuer.bundle.to_pem(), world.join_token(ID.path).encode()
+    client = agent.client()
+    with pytest.raises(Unavailable):
+        await agent.ask(client=client)
+
+    client.trust(world.engine.issuer.bundle)
+    assert (await agent.ask(client=client)).svid.id == ID

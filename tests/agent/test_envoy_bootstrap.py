@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from citadel_py.agent.envoy_bootstrap import (
-    ClientProxy,
     Json,
-    ServerProxy,
+    certificate_file,
     client_bootstrap,
     server_bootstrap,
     to_json,
+    trust_file,
 )
+from citadel_py.agent.envoy_proxy import NOBODY, ClientProxy, Peers, RemoteAgent, ServerProxy
 from citadel_py.config import Address
 from citadel_py.core.errors import InvalidConfiguration
 from citadel_py.core.spiffe import SpiffeID, TrustDomain
@@ -29,12 +30,12 @@ ANYWHERE = Address("", 8443)
 
 
 def server(**changes: Any) -> ServerProxy:
-    settings: dict[str, Any] = {"node": "n", "sds_socket": SOCKET, "listen": ANYWHERE, "admitted": TD, **changes}
+    settings: dict[str, Any] = {"node": "n", "sds": SOCKET, "listen": ANYWHERE, "admitted": TD, **changes}
     return ServerProxy(**settings)
 
 
 def client(**changes: Any) -> ClientProxy:
-    settings: dict[str, Any] = {"node": "n", "sds_socket": SOCKET, "listen": Address("127.0.0.1", 8080), "peer": SERVER}
+    settings: dict[str, Any] = {"node": "n", "sds": SOCKET, "listen": Address("127.0.0.1", 8080), "peer": SERVER}
     return ClientProxy(**{**settings, "upstream": Address("192.0.2.1", 8443), **changes})
 
 
@@ -173,12 +174,12 @@ def test_an_upstream_may_be_an_address_or_a_name(host: str, discovery: str) -> N
 
 def test_a_socket_path_may_have_107_bytes() -> None:
     longest = Path("/" + "é" * 53)
-    assert only("pipe", server_bootstrap(server(sds_socket=longest))) == {"path": str(longest)}
-    assert refusal(sds_socket=Path(f"{longest}x")) == "socket_path_too_long"
+    assert only("pipe", server_bootstrap(server(sds=longest))) == {"path": str(longest)}
+    assert refusal(sds=Path(f"{longest}x")) == "socket_path_too_long"
 
 
 def test_an_abstract_socket_is_refused() -> None:
-    assert refusal(sds_socket=Path("@citadel")) == "abstract_socket"
+    assert refusal(sds=Path("@citadel")) == "abstract_socket"
 
 
 def test_envoy_listens_on_addresses_only() -> None:
@@ -202,3 +203,49 @@ def refusal(**changes: Any) -> str:
         server(**changes)
     assert refused.value.hints or refused.value.rule == "nobody_admitted"
     return refused.value.rule
+
+
+REMOTE = RemoteAgent(Address("agent.example.org", 15020), SpiffeID(TD, "/agent"), Path("/etc/envoy/sds"))
+
+
+def test_an_agent_on_another_machine_is_asked_by_mtls_and_only_if_it_is_the_one_that_was_named() -> None:
+    sds = server_bootstrap(server(sds=REMOTE))["static_resources"]["clusters"][0]
+    common = sds["transport_socket"]["typed_config"]["common_tls_context"]
+    guard = common["combined_validation_context"]["default_validation_context"]["match_typed_subject_alt_names"]
+    assert guard == [{"san_type": "URI", "matcher": {"exact": str(REMOTE.id)}}]
+    assert only("tls_certificate_sds_secret_configs", common)[0]["sds_config"]["path_config_source"] == {
+        "path": "/etc/envoy/sds/sds-certificate.json"
+    }
+    assert sds["transport_socket"]["typed_config"]["max_session_keys"] == 0
+    assert sds["type"] == "STRICT_DNS"
+
+
+@pytest.mark.parametrize("address", [Address("", 15020), Address("agent.example.org", 0)])
+def test_an_agent_that_is_nowhere_is_refused(address: Address) -> None:
+    with pytest.raises(InvalidConfiguration) as caught:
+        RemoteAgent(address, REMOTE.id, REMOTE.credentials)
+    assert caught.value.rule == "invalid_address"
+
+
+def test_envoy_is_told_to_watch_the_directory_in_which_files_are_replaced() -> None:
+    (certificate,) = certificate_file(Path("/run/tls"))["resources"]
+    (trust,) = trust_file(Path("/run/tls"))["resources"]
+    for secret in (certificate["tls_certificate"], trust["validation_context"]):
+        assert secret["watched_directory"] == {"path": "/run/tls"}
+    assert certificate["tls_certificate"]["private_key"] == {"filename": "/run/tls/tls.key"}
+    assert trust["validation_context"]["trusted_ca"] == {"filename": "/run/tls/ca.crt"}
+
+
+@pytest.mark.parametrize(
+    "bootstrap",
+    [
+        lambda: server_bootstrap(server(admitted=Peers.BY_AGENT)),
+        lambda: client_bootstrap(client(peer=Peers.BY_AGENT)),
+    ],
+    ids=["server", "client"],
+)
+def test_a_proxy_that_leaves_its_peers_to_the_agent_has_a_guard_that_admits_nobody(
+    bootstrap: Callable[[], Json],
+) -> None:
+    """Lists of matchers add up, so any other guard would admit more than the agent says."""
+    assert only("match_typed_subject_alt_names", bootstrap()) == [{"san_type": "URI", "matcher": {"exact": NOBODY}}]

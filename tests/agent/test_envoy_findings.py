@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 
 from citadel_py.agent.envoy_admin import Admin, Json
-from citadel_py.agent.envoy_bootstrap import ClientProxy, ServerProxy, client_bootstrap, server_bootstrap
+from citadel_py.agent.envoy_bootstrap import client_bootstrap, server_bootstrap
 from citadel_py.agent.envoy_findings import Findings, HeldSecret, Presented, examine
+from citadel_py.agent.envoy_proxy import ClientProxy, Peers, ServerProxy
 from citadel_py.config import Address
 from citadel_py.core.spiffe import SpiffeID, TrustDomain
 
 NOW = datetime(2026, 3, 4, 12, tzinfo=UTC)
 WEB = SpiffeID.parse("spiffe://example.org/web")
-SDS = {"sds_socket": "/run/sds.sock"}
+SDS = {"sds": "/run/sds.sock"}
 
 SERVER = server_bootstrap(ServerProxy(node="s", **SDS, listen=Address("", 8443), admitted=TrustDomain("example.org")))  # type: ignore[arg-type]
 CLIENT = client_bootstrap(
@@ -202,3 +203,21 @@ def without(value: Any, name: str) -> Any:
     if isinstance(value, dict):
         return {each: without(inner, name) for each, inner in value.items() if each != name}
     return deepcopy(value)
+
+
+NAMED = secret("ROOTCA", validation_context={"trusted_ca": {}, "match_typed_subject_alt_names": [{"san_type": "URI"}]})
+BY_AGENT = server_bootstrap(ServerProxy(node="s", **SDS, listen=Address("", 8443), admitted=Peers.BY_AGENT))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("bootstrap", "trust", "expected"),
+    [
+        (BY_AGENT, NAMED, []),
+        (BY_AGENT, TRUST, ["envoy_peers_missing"]),
+        (SERVER, NAMED, ["envoy_peers_add_up"]),
+        (CLIENT, NAMED, ["envoy_peers_add_up"]),
+    ],
+    ids=["by-agent", "by-nobody", "by-both", "by-both-client"],
+)
+def test_peers_are_named_by_one_side(bootstrap: Json, trust: Json, expected: list[str]) -> None:
+    assert rules(examine(admin(bootstrap, [OWN, trust]), NOW)) == expected

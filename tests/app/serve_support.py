@@ -44,8 +44,9 @@ def write_authority(
 
 
 def settings_of(directory: Path, **changes: object) -> ServeSettings:
-    free = parse_address("localhost:0")
-    return ServeSettings(**{"dir": directory, "listen": free, "admin": free, **changes})
+    """Without the probe: what it issues is in the way of tests that count."""
+    free, never = parse_address("localhost:0"), timedelta(0)
+    return ServeSettings(**{"dir": directory, "listen": free, "admin": free, "probe_every": never, **changes})
 
 
 @dataclass
@@ -79,7 +80,11 @@ class Running:
         return verify_svid(chain, self.bundle(), now=datetime.now(UTC))
 
     async def ready(self) -> tuple[int, str]:
-        url = f"http://{self.addresses['admin']}/readyz?verbose"
+        return await self.page("/readyz?verbose")
+
+    async def page(self, path: str) -> tuple[int, str]:
+        """What the admin listener says there."""
+        url = f"http://{self.addresses['admin']}{path}"
         async with aiohttp.ClientSession() as session, session.get(url) as response:
             return response.status, await response.text()
 

@@ -284,4 +284,4 @@ async def test_a_renewer_that_dies_ends_the_agent_with_its_error(
     with pytest.raises(RuntimeError, match="a bug"):
         async with running(local) as agent:
             await agent.task
-    assert list(Path(local.sds.removeprefix("unix:")).parent.iterdir()) == []
+    assert list(Path(local.served[0].place).parent.iterdir()) == []

@@ -60,7 +60,7 @@ async def told(agent: asyncio.subprocess.Process, event: str) -> dict[str, Any]:
 def client_of(place: Path) -> RunningAgent:
     """Only what a proxy does."""
     task = asyncio.get_running_loop().create_future()
-    return RunningAgent(settings_of(place, ca_dir=place / "ca"), task, [], [], 0)  # type: ignore[arg-type]
+    return RunningAgent(settings_of(place, ca_dir=place / "ca"), task, [], [], [], 0)  # type: ignore[arg-type]
 
 
 async def test_after_kill_9_it_starts_again_with_the_certificate_that_it_had(place: Path) -> None:

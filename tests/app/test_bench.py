@@ -72,6 +72,12 @@ def test_a_small_run_is_valid_and_leaves_nothing_behind(tmp_path: Path, auth: Au
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_with_several_workers_is_valid_and_counts_all_of_them(tmp_path: Path) -> None:
+    one, two = (measure(Cell(in_flight=4), FEW, place=tmp_path, workers=workers) for workers in (1, 2))
+    assert (one.problems, two.problems) == ((), ())
+    assert two.rss_bytes > 1.5 * one.rss_bytes
+
+
 def test_a_run_with_callers_that_are_refused_is_not_valid(tmp_path: Path) -> None:
     result = measure(Cell(in_flight=2), Amount(count=3), place=tmp_path, tokens=TokenIssuer(audience="somebody else"))
     assert not result.is_valid

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -104,3 +106,11 @@ async def test_a_chain_that_does_not_continue_what_was_signed_is_told_and_stays_
         without.append([entry(1)])
     (line,) = await world.sign()
     assert (line["event"], line["rule"]) == ("ledger.signing_failed", "ledger_unsigned")
+
+
+async def test_it_is_known_when_all_was_signed_last(world: World) -> None:
+    assert math.isnan(world.heads.signed_at)
+    world.ledger.append([entry(1)])
+    before = time.time()
+    await world.sign()
+    assert world.heads.signed_at >= before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sqlite3
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -297,3 +298,32 @@ async def test_its_health_follows_its_readiness(service: Running) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
     await service.task
+
+
+# ------------------------------------------------------------------------------------------------ the service manager
+
+
+async def test_the_service_manager_is_told_when_it_is_ready_reloads_and_stops(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setenv("WATCHDOG_USEC", "20000")
+        loop = asyncio.get_running_loop()
+
+        async def next_word() -> str:
+            while (word := (await loop.sock_recv(manager, 1000)).decode()) == "WATCHDOG=1":
+                pass
+            return word.splitlines()[0]
+
+        async with serving(settings_of(directory)) as service:
+            async with asyncio.timeout(10):
+                assert await next_word() == "READY=1"
+                assert await loop.sock_recv(manager, 1000) == b"WATCHDOG=1"
+                os.kill(os.getpid(), signal.SIGHUP)
+                assert [await next_word() for _ in range(2)] == ["RELOADING=1", "READY=1"]
+                os.kill(os.getpid(), signal.SIGTERM)
+                assert await next_word() == "STOPPING=1"
+                await service.task

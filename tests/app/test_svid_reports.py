@@ -1,9 +1,8 @@
-"""What is logged and measured of renewals, and how loudly."""
+"""What is logged and counted of renewals, and how loudly."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -13,6 +12,7 @@ from structlog.typing import EventDict
 from citadel_py.app.svid_reports import SVIDReports
 from citadel_py.core.errors import PermissionDenied, Unavailable
 from citadel_py.core.ports import HeldSVID
+from citadel_py.core.spiffe import SpiffeID
 from citadel_py.obs.metrics import AgentMetrics
 from citadel_py.rotator.judgement import Urgency
 from citadel_py.rotator.renewer import Loaded, NotSaved, RenewalFailed, Renewed
@@ -64,7 +64,6 @@ def test_a_renewal_is_told_with_its_serial_and_its_moments(
     assert line["serial"] == held.svid.serial
     assert line["renew_at"].startswith(f"{held.renew_at:%FT%T}")
     assert sample(metrics, "citadel_svid_renewals_total", result="renewed") == 1
-    assert sample(metrics, "citadel_svid_not_after_timestamp_seconds") == held.svid.not_after.timestamp()
 
 
 @pytest.mark.parametrize(
@@ -113,21 +112,21 @@ def test_an_svid_from_before_a_restart_is_told(tell: SVIDReports, held: HeldSVID
 
 
 def test_what_could_not_be_saved_is_told_with_whether_proxies_have_it(
-    tell: SVIDReports, held: HeldSVID, log: list[EventDict], metrics: AgentMetrics
+    tell: SVIDReports, held: HeldSVID, log: list[EventDict]
 ) -> None:
     tell(NotSaved(held, Unavailable("no space", rule="file_not_written"), NOW, is_published=False))
-    assert sample(metrics, "citadel_svid_not_after_timestamp_seconds") != held.svid.not_after.timestamp()
     tell(NotSaved(held, Unavailable("no space", rule="file_not_written"), NOW, is_published=True))
     assert lines(log) == [("svid.renewal_failed", "error")] * 2
     assert [line["is_published"] for line in log] == [False, True]
-    assert sample(metrics, "citadel_svid_not_after_timestamp_seconds") == held.svid.not_after.timestamp()
 
 
-def test_a_changed_bundle_is_told(tell: SVIDReports, held: HeldSVID, log: list[EventDict]) -> None:
-    other = replace(held, bundle=new_pki().bundle)
-    tell(Renewed(other, held))
-    tell(Renewed(other, other))
-    assert [line["event"] for line in log].count("bundle.changed") == 1
+def test_the_end_of_one_identity_is_told_whatever_was_told_of_another(
+    tell: SVIDReports, held: HeldSVID, log: list[EventDict]
+) -> None:
+    pki, other_id = new_pki(), SpiffeID.parse("spiffe://example.org/other")
+    for each in (held, new_held(pki, other_id), held):
+        tell(failed(each, Urgency.EXPIRED))
+    assert [line["spiffe_id"] for line in log if line["event"] == "svid.expired"] == [str(held.svid.id), str(other_id)]
 
 
 def test_no_line_holds_a_key(tell: SVIDReports, held: HeldSVID, log: list[EventDict]) -> None:

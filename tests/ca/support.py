@@ -32,6 +32,7 @@ from citadel_py.ca.jwt_authn import JWTAuthenticator, JWTRules
 from citadel_py.ca.server import IN_FLIGHT, CAServer, Limits
 from citadel_py.ca.service import CertificateService
 from citadel_py.ca.serving import ServerNames, ServingCertificate
+from citadel_py.ca.trust import TrustLimits, TrustService
 from citadel_py.core import profile
 from citadel_py.core.admission import AdmissionLimits
 from citadel_py.core.bundle import Bundle
@@ -47,6 +48,7 @@ from citadel_py.core.ports import JoinToken
 from citadel_py.core.profile import Authority, Validity
 from citadel_py.core.rates import Rate
 from citadel_py.core.spiffe import SpiffeID, TrustDomain
+from citadel_py.core.trust import Trust
 from citadel_py.core.verify import verify_svid
 from citadel_py.core.x509svid import X509SVID
 from citadel_py.obs.metrics import CAMetrics
@@ -163,6 +165,8 @@ class World:
         limits: Limits | None = None,
         admission: AdmissionLimits | None = None,
         streams: StreamLimits | None = None,
+        trust: TrustLimits | None = None,
+        ttl_spread: float = 0.0,
     ) -> None:
         self.clock = Clock()
         self.limits = limits
@@ -197,10 +201,18 @@ class World:
             now=self.clock.now,
             uniform=lambda: 0.5,
             metrics=self.metrics,
+            ttl_spread=ttl_spread,
         )
         self.service = CertificateService(self.issuing, self.in_flight)
         self.issuance = IssuanceService(self.issuing, self.in_flight, uniform=lambda: 0.5, limits=streams)
+        self._trust_limits = trust
+        self.trust = self.new_trust()
         self.server: CAServer
+
+    def new_trust(self) -> TrustService:
+        """As after a start: it remembers nobody."""
+        attest, metrics = self.issuing.attest, self.metrics
+        return TrustService(attest, now=self.clock.now, uniform=lambda: 0.5, metrics=metrics, limits=self._trust_limits)
 
     async def _read_jwks(self) -> bytes:
         return self.jwks_document
@@ -215,13 +227,14 @@ class World:
     async def start(self) -> None:
         await self.serving.renew()
         await self.jwks.load()
+        self.trust.publish(Trust(self.engine.issuer.bundle), self.engine.issuer.authority.id)
         self.server = self.listeners()
         await self.server.start("localhost:0")
         await self.server.set_serving(serving=True)
 
     def listeners(self) -> CAServer:
         parts = (self.service, self.issuance, self.serving, self.in_flight)
-        return CAServer(*parts, metrics=self.metrics, uniform=lambda: 0.5, limits=self.limits)
+        return CAServer(*parts, trust=self.trust, metrics=self.metrics, uniform=lambda: 0.5, limits=self.limits)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[World]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from citadel_py.core.keys import KeyType, generate_key, public_key_sha256, same_public_key
 from citadel_py.core.pem import load_certificates
@@ -96,6 +98,16 @@ async def test_without_a_wish_the_lifetime_is_the_default(world: World, validity
 async def test_a_lifetime_within_the_limits_is_granted(world: World) -> None:
     svid = world.verified(await world.ask(token=world.issuer.token(), validity=3600))
     assert svid.not_after == world.clock.now() + timedelta(hours=1)
+
+
+async def test_lifetimes_are_shortened_at_random_but_never_below_the_minimum(
+    tmp_path: Path, token_key: rsa.RSAPrivateKey
+) -> None:
+    async with World(tmp_path, token_key, ttl_spread=0.1).running() as world:  # its dice say one half
+        day = world.verified(await world.ask(token=world.issuer.token()))
+        minute = world.verified(await world.ask(token=world.issuer.token(), validity=60))
+        assert day.not_after == world.clock.now() + timedelta(hours=24) * 0.95
+        assert minute.not_after == world.clock.now() + timedelta(minutes=1)
 
 
 @pytest.mark.parametrize("validity", [7776001, 2**63 - 1])

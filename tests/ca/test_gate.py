@@ -14,11 +14,12 @@ import grpc
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from citadel_py.ca.gate import Gate, peer_of
+from citadel_py.ca.gate import Gate
 from citadel_py.core.admission import AdmissionLimits, Ask, Peer, Priority
 from citadel_py.core.errors import LedgerUnavailable, LimitReached, Unavailable
 from citadel_py.core.rates import Rate
 from citadel_py.obs.metrics import CAMetrics
+from citadel_py.obs.peers import peer_of
 from citadel_py.obs.rpc import PUSHBACK_KEY
 from citadel_py.obs.status import Refusal, read_refusal
 from tests.ca.support import HOUR, UNLIMITED, Clock, World, call, new_csr, until

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from citadel_py.ca.group_commit import DOUBT, MAX_GROUP, GroupCommit
+from citadel_py.ca.ledger_thread import LedgerThread
 from citadel_py.core.errors import LedgerUnavailable
 from citadel_py.core.ledger import LedgerEntry
+from tests.ca.support import until
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -149,3 +152,82 @@ async def test_each_commit_that_succeeded_is_observed_with_its_size(ledger: Reco
     with pytest.raises(LedgerUnavailable):
         await commits.record(entry("c"))
     assert seen == [2]
+
+
+# ------------------------------------------------------------------------------------------------ in a thread
+
+
+class FarLedger(RecordingLedger):
+    """One that takes its time: a commit ends when it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = 0
+        self.may_end = threading.Event()
+
+    def append(self, entries: Sequence[LedgerEntry]) -> None:
+        self.begun += 1
+        self.may_end.wait()
+        super().append(entries)
+
+
+@pytest.fixture
+def far() -> FarLedger:
+    return FarLedger()
+
+
+@pytest.fixture
+def thread(far: FarLedger) -> Iterator[LedgerThread]:
+    thread = LedgerThread(far.may_end.set)
+    yield thread
+    thread.close()
+
+
+async def test_while_one_group_is_under_way_the_next_one_gathers(far: FarLedger, thread: LedgerThread) -> None:
+    commits = GroupCommit(far, thread=thread)
+    first = asyncio.create_task(commits.record(entry("a")))
+    await until(lambda: far.begun == 1)
+    others = [asyncio.create_task(commits.record(entry(name))) for name in "bcd"]
+    await until(lambda: len(asyncio.all_tasks()) >= 5)
+    assert not first.done()
+    far.may_end.set()
+    await asyncio.gather(first, *others)
+    assert far.appends == [["a"], ["b", "c", "d"]]
+
+
+async def test_a_failure_in_the_thread_refuses_its_group_alone(far: FarLedger, thread: LedgerThread) -> None:
+    commits = GroupCommit(far, thread=thread)
+    far.may_end.set()
+    far.failure = LedgerUnavailable("gone", rule="ledger_unreachable")
+    with pytest.raises(LedgerUnavailable):
+        await commits.record(entry("a"))
+    told = [commits.problem]
+    far.failure = None
+    await commits.record(entry("b"))
+    assert far.appends == [["b"]]
+    assert [*told, commits.problem] == ["gone", None]
+
+
+async def test_a_waiter_that_is_cancelled_is_recorded_in_the_thread_too(far: FarLedger, thread: LedgerThread) -> None:
+    commits = GroupCommit(far, thread=thread)
+    gone = asyncio.create_task(commits.record(entry("gone")))
+    await until(lambda: far.begun == 1)
+    gone.cancel()
+    far.may_end.set()
+    await commits.record(entry("next"))
+    assert far.appends == [["gone"], ["next"]]
+
+
+async def test_a_bug_in_the_thread_leaves_nobody_waiting_and_the_next_group_goes(
+    far: FarLedger, thread: LedgerThread
+) -> None:
+    reported: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: reported.append(context["exception"]))
+    commits = GroupCommit(far, thread=thread)
+    far.may_end.set()
+    far.failure = bug = ZeroDivisionError()
+    with pytest.raises(LedgerUnavailable):
+        await commits.record(entry("a"))
+    far.failure = None
+    await commits.record(entry("b"))
+    assert (far.appends, reported) == ([["b"]], [bug])

@@ -20,6 +20,7 @@ from google.rpc import error_details_pb2  # type: ignore[import-untyped]  # ship
 from structlog.typing import EventDict
 
 from citadel_py._proto.citadel.v1 import issuance_pb2, issuance_pb2_grpc
+from citadel_py.ca.authn import Attested, CallCredentials
 from citadel_py.ca.issuance import StreamLimits
 from citadel_py.core.bundle import Bundle
 from citadel_py.core.keys import KeyType, generate_key, same_public_key
@@ -267,6 +268,19 @@ async def test_a_token_that_ends_ends_what_it_is_good_for(world: World) -> None:
         verified(world, (await call.ask(request("first")))[0])
         world.clock.advance(HOUR)
         assert reason((await call.ask(request("second")))[0]) == ("UNAUTHENTICATED", "UNAUTHENTICATED")
+
+
+async def test_who_asks_is_found_out_once_for_a_message(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    attest, times = world.authentication.attest, list[datetime]()
+
+    async def counting(credentials: CallCredentials, *, now: datetime) -> Attested:
+        times.append(now)
+        return await attest(credentials, now=now)
+
+    monkeypatch.setattr(world.authentication, "attest", counting)
+    async with stream(world, token=world.issuer.token()) as call:
+        assert len(await call.ask(*(request(str(number)) for number in range(5)))) == 5
+    assert len(times) == 2  # the stream itself, and the message
 
 
 async def test_one_caller_may_not_have_all_streams(tmp_path: Path, token_key: rsa.RSAPrivateKey) -> None:

@@ -91,7 +91,7 @@ BAD_TOKENS: Mapping[str, tuple[str, Callable[[World], str]]] = {
     "a certificate elsewhere": ("jwt_signature", lambda world: forged(world, x5u="https://evil.example/x5u")),
     "changed claims": ("jwt_signature", tampered),
     "critical header": ("jwt_malformed", lambda world: world.issuer.token(headers={"crit": ["exp"], "exp": 1})),
-    "b64 header": ("jwt_malformed", lambda world: signed(world, {"b64": False, "crit": ["b64"]})),
+    "b64 header": ("jwt_critical_header", lambda world: signed(world, {"b64": False, "crit": ["b64"]})),
     "b64 header without effect": ("jwt_critical_header", lambda world: signed(world, {"b64": True})),
     "no token at all": ("jwt_malformed", lambda _world: "x"),
     "three parts of nothing": ("jwt_malformed", lambda _world: ".."),

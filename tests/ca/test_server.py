@@ -33,7 +33,9 @@ async def health(channel: grpc.aio.Channel, service: str) -> int:
     return int(reply.status)
 
 
-@pytest.mark.parametrize("service", ["", "istio.v1.auth.IstioCertificateService", "citadel.v1.IssuanceService"])
+@pytest.mark.parametrize(
+    "service", ["", "istio.v1.auth.IstioCertificateService", "citadel.v1.IssuanceService", "citadel.v1.TrustService"]
+)
 async def test_health_says_what_it_was_told(world: World, service: str) -> None:
     async with world.channel() as channel:
         assert await health(channel, service) == SERVING
@@ -66,6 +68,7 @@ async def test_reflection_lists_the_services_and_describes_the_api(world: World)
     assert listed == {
         "istio.v1.auth.IstioCertificateService",
         "citadel.v1.IssuanceService",
+        "citadel.v1.TrustService",
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
     }

@@ -23,7 +23,8 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Results instead of measurements: every cell has these problems."""
 
     def replace(*problems: str) -> None:
-        def measure(cell: Cell, _amount: Amount, *, place: Path | None) -> Result:
+        def measure(cell: Cell, _amount: Amount, *, place: Path | None, workers: int) -> Result:
+            assert workers == 1
             assert place is None
             return result_of(cell, problems)
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from citadel_py.agent.envoy_bootstrap import ClientProxy, ServerProxy, client_bootstrap, server_bootstrap
+from citadel_py.agent.envoy_bootstrap import certificate_file, client_bootstrap, server_bootstrap, trust_file
+from citadel_py.agent.envoy_proxy import ClientProxy, Peers, RemoteAgent, ServerProxy
 from citadel_py.config import Address
 from citadel_py.core.spiffe import SpiffeID, TrustDomain
 from tests.cli.support import cli
@@ -19,7 +20,7 @@ SOCKET = Path("/run/x.sock")
 
 
 def test_a_server_admits_a_trust_domain() -> None:
-    expected = ServerProxy(node="server", sds_socket=SOCKET, listen=Address("", 8443), admitted=TrustDomain(TD))
+    expected = ServerProxy(node="server", sds=SOCKET, listen=Address("", 8443), admitted=TrustDomain(TD))
     outcome = cli(*SERVER, "--trust-domain", TD)
     assert (outcome.code, outcome.err) == (0, "")
     assert outcome.json == server_bootstrap(expected)
@@ -49,11 +50,30 @@ def test_a_server_admits_its_own_trust_domain_unless_told_otherwise() -> None:
 
 def test_a_client_speaks_with_one_peer() -> None:
     expected = ClientProxy(
-        node="client", sds_socket=SOCKET, listen=Address("127.0.0.1", 9000), upstream=Address("web.test", 8443),
+        node="client", sds=SOCKET, listen=Address("127.0.0.1", 9000), upstream=Address("web.test", 8443),
         peer=SpiffeID.parse(WEB),
     )  # fmt: skip
     outcome = cli(*CLIENT, "--peer", WEB, "--upstream", "web.test:8443")
     assert (outcome.code, outcome.json) == (0, client_bootstrap(expected))
+
+
+def test_the_agent_may_name_the_peers() -> None:
+    expected = ServerProxy(node="server", sds=SOCKET, listen=Address("", 8443), admitted=Peers.BY_AGENT)
+    assert cli(*SERVER, "--peers-from-agent").json == server_bootstrap(expected)
+    proxy = ClientProxy(
+        node="client", sds=SOCKET, listen=Address("127.0.0.1", 9000), upstream=Address("web.test", 8443),
+        peer=Peers.BY_AGENT,
+    )  # fmt: skip
+    assert cli(*CLIENT, "--peers-from-agent", "--upstream", "web.test:8443").json == client_bootstrap(proxy)
+
+
+def test_the_agent_may_be_on_another_machine() -> None:
+    agent = RemoteAgent(Address("agent.test", 15020), SpiffeID.parse(SHOP), Path("/etc/envoy"))
+    expected = ServerProxy(node="server", sds=agent, listen=Address("", 8443), admitted=TrustDomain(TD))
+    remote = ("--sds", "agent.test:15020", "--sds-id", SHOP, "--sds-credentials", "/etc/envoy")
+    assert cli(*SERVER, "--trust-domain", TD, *remote).json == server_bootstrap(expected)
+    assert cli("envoy", "credentials", "certificate", "/run/tls").json == certificate_file(Path("/run/tls"))
+    assert cli("envoy", "credentials", "trust", "/run/tls").json == trust_file(Path("/run/tls"))
 
 
 @pytest.mark.parametrize(
@@ -64,6 +84,10 @@ def test_a_client_speaks_with_one_peer() -> None:
         ((*SERVER, "--trust-domain", TD, "--peer", WEB), "exclude each other"),
         ((*SERVER, "--trust-domain", TD, "--upstream", "x:1"), "--upstream has no meaning"),
         ((*SERVER, "--trust-domain", TD, "--max-connection-duration", "0s"), "outlive"),
+        ((*SERVER, "--trust-domain", TD, "--peers-from-agent"), "exclude each other"),
+        ((*SERVER, "--trust-domain", TD, "--sds-id", WEB), "for an agent at HOST:PORT"),
+        ((*SERVER, "--trust-domain", TD, "--sds", "agent.test:1"), "needs --sds-id and --sds-credentials"),
+        (("envoy", "credentials", "trust", "relative"), "the whole path"),
         (CLIENT, "exactly one --peer"),
         ((*CLIENT, "--peer", WEB), "--upstream"),
         ((*CLIENT, "--peer", WEB, "--peer", SHOP, "--upstream", "x:1"), "exactly one --peer"),

@@ -40,6 +40,7 @@ def answers(ca: Path, web: Path, csr: Path, tmp_path: Path, envoy: Address) -> M
         "ledger verify": lambda: cli("ledger", "verify", "--dir", ca, "--json"),
         "ledger search": lambda: cli("ledger", "search", "--dir", ca, "--json"),
         "ledger prune": lambda: cli("ledger", "prune", "--dir", ca, "--keep", "1d", "--dry-run", "--json"),
+        "ledger revoke": lambda: cli("ledger", "revoke", "--dir", ca, "--dry-run", "--json"),
         "token create": lambda: cli("token", "create", WEB, "--dir", ca, "--json"),
         "check": lambda: cli("check", "--envoy", envoy, "--json"),
         "bench": lambda: cli("bench", "--count", "2", "--in-flight", "1", "--connections", "warm", "--json"),

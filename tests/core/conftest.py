@@ -38,7 +38,7 @@ class Pki:
 
     def issuer(self, *, now: datetime = NOW) -> Issuer:
         return Issuer.activated(
-            self.intermediate, (self.intermediate.certificate,), self.bundle, now=now, serial=0xABCDEF
+            self.intermediate, (self.intermediate.certificate,), self.bundle, now=now, serial=1 << 126
         )
 
 

@@ -30,7 +30,7 @@ NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 HOUR = timedelta(hours=1)
 MANY = Rate(1_000_000, SECOND)
-FIRST, NEAR, EARLY = Priority
+PROBE, FIRST, NEAR, EARLY = Priority
 # Each test narrows what it is about.
 WIDE = AdmissionLimits(overall=MANY, caller=MANY, identity=MANY, places=1000, waiting=1000, same_at_once=1000)
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from citadel_py.core.csr import CsrPolicy, RequestedNames, SigningRequest, create_csr, parse_csr, parse_csr_pem
 from citadel_py.core.errors import InvalidCSR
-from citadel_py.core.keys import KeyType, PrivateKey, generate_key, signing_hash
+from citadel_py.core.keys import KeyType, PrivateKey, generate_key, public_key_der, signing_hash
 from citadel_py.core.policy import Grant
 from citadel_py.core.spiffe import SpiffeID, TrustDomain
 from tests.core import hostile_csrs as make
@@ -140,6 +140,7 @@ KEYS = [*map(generate_key, (KeyType.P256, KeyType.P384)), rsa_key(), ed25519.Ed2
 def test_what_is_made_is_read_back(key: PrivateKey, spiffe_id: SpiffeID | None) -> None:
     request = parse_csr_pem(create_csr(key, spiffe_id), CsrPolicy(allow_ed25519=True))
     assert request.public_key == key.public_key()
+    assert request.spki == public_key_der(key.public_key())
     assert request.names == RequestedNames(uris=(str(spiffe_id),) if spiffe_id else ())
 
 

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import ssl
 import warnings
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from citadel_py.core.errors import InvalidCertificate
 from citadel_py.core.keys import KeyType, generate_key, private_key_pem, public_key_der
-from citadel_py.core.pem import MAX_PEM_BYTES, certificate_pem, certificates_pem, load_certificate, load_certificates
+from citadel_py.core.pem import (
+    MAX_PEM_BYTES,
+    certificate_pem,
+    certificate_pem_of_der,
+    certificates_pem,
+    load_certificate,
+    load_certificates,
+)
 from tests.core.svid_factory import Pki, der, edit_extensions, name, splice
 
 PKI = Pki()
@@ -44,6 +52,12 @@ def test_certificates_are_read_in_their_order_and_leave_as_canonical_pem(pem: by
     certificates = load_certificates(pem)
     assert certificates == (ONE, TWO)
     assert certificates_pem(certificates) == PEM + PEM_TWO
+
+
+@given(st.binary(min_size=1, max_size=200))
+@example(bytes(48))  # one full line
+def test_pem_of_der_is_what_others_make_of_it(data: bytes) -> None:
+    assert certificate_pem_of_der(data) == ssl.DER_cert_to_PEM_cert(data).encode()
 
 
 def test_a_pem_block_ends_in_exactly_one_newline() -> None:

@@ -77,6 +77,7 @@ def test_a_request_for_a_weak_key_is_refused_by_the_rule_that_it_breaks(
 
 
 SMALL_PRIMES = [number for number in range(3, 65538, 2) if is_prime(number)]
+PRODUCT_OF_SMALL_PRIMES = math.prod(SMALL_PRIMES)
 
 
 @given(st.sampled_from(SMALL_PRIMES))
@@ -90,6 +91,25 @@ def test_every_small_factor_is_found(factor: int) -> None:
 def test_a_small_factor_is_named() -> None:
     with pytest.raises(InvalidCSR, match="divisible by 251"):
         rsa_strength.check_modulus(P * 251, 65537)
+
+
+def found_in_round(number: int) -> tuple[int, int]:
+    """A modulus without small factors, and the round of Fermat's method that finds its two: about `number`."""
+    a = math.isqrt(PQ)
+    start = math.isqrt(2 * a * number)
+    start += (start + a + 1) % 2  # one of both is even
+    b = next(b for b in range(start, start + 2**20, 2) if math.gcd(a**2 - b**2, PRODUCT_OF_SMALL_PRIMES) == 1)
+    n = a**2 - b**2
+    return n, a - (math.isqrt(n - 1) + 1)
+
+
+@pytest.mark.parametrize("number", [0, 1, 50, 98, 99, 100, 101, 200])
+def test_close_factors_are_found_in_the_first_hundred_rounds_and_no_later_one(number: int) -> None:
+    n, needed = found_in_round(number)
+    if needed < 100:
+        assert refused_rule(lambda: rsa_strength.check_modulus(n, 65537)) == "rsa_close_factors"
+    else:
+        rsa_strength.check_modulus(n, 65537)
 
 
 @given(st.integers(0, 2**515))
@@ -118,8 +138,12 @@ def test_a_product_is_never_taken_for_a_prime(one: int, other: int) -> None:
     rsa_strength.check_not_prime((one | 1) * (other | 1))
 
 
-def test_a_modulus_made_to_have_a_factor_of_the_test_in_common_is_no_prime() -> None:
-    padded = b"\x00\x01" + b"\xff" * (256 - 9) + b"\x00Fermat"
-    n = int.from_bytes(padded) * 0x4001
-    assert (n.bit_length() + 7) // 8 == len(padded)
-    rsa_strength.check_not_prime(n)
+@pytest.mark.parametrize("prime", [P, Q], ids=["1 modulo 4", "3 modulo 4"])
+def test_a_prime_of_either_kind_is_seen(prime: int) -> None:
+    assert refused_rule(lambda: rsa_strength.check_not_prime(prime)) == "rsa_modulus_prime"
+
+
+@pytest.mark.parametrize("last", [1, 3], ids=["1 modulo 4", "3 modulo 4"])
+def test_an_honest_modulus_of_either_kind_passes(last: int) -> None:
+    keys = iter(lambda: rsa.generate_private_key(65537, 2048).public_key().public_numbers().n, 0)
+    rsa_strength.check_not_prime(next(n for n in keys if n % 4 == last))

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from citadel_py.agent.envoy_bootstrap import ClientProxy, Json, ServerProxy, client_bootstrap, server_bootstrap, to_json
+from citadel_py.agent.envoy_bootstrap import Json, client_bootstrap, server_bootstrap, to_json
+from citadel_py.agent.envoy_proxy import ClientProxy, ServerProxy
 from citadel_py.config import Address
 from citadel_py.core.spiffe import SpiffeID, TrustDomain
 
@@ -15,14 +16,14 @@ EXAMPLES = Path(__file__).parents[2] / "deploy" / "envoy"
 
 SERVER = ServerProxy(
     node="web",
-    sds_socket=Path("/run/citadel-py-agent/sds.sock"),
+    sds=Path("/run/citadel-py-agent/sds.sock"),
     listen=Address("0.0.0.0", 8443),  # noqa: S104 - what a server is for
     admitted=TrustDomain("example.org"),
     application=Address("127.0.0.1", 8080),
 )
 CLIENT = ClientProxy(
     node="shop",
-    sds_socket=Path("/run/citadel-py-agent/sds.sock"),
+    sds=Path("/run/citadel-py-agent/sds.sock"),
     listen=Address("127.0.0.1", 9000),
     upstream=Address("web.example.org", 8443),
     peer=SpiffeID.parse("spiffe://example.org/ns/shop/sa/web"),

@@ -11,7 +11,7 @@ import pytest
 from citadel_py.config import Address, AgentSettings, ServeSettings, Settings
 from citadel_py.core.duration import format_duration
 from citadel_py.obs import events
-from citadel_py.obs.metrics import AgentMetrics, CAMetrics, Metrics
+from citadel_py.obs.metrics import AgentMetrics, CAMetrics, Metrics, WorkersMetrics
 
 ROOT = Path(__file__).parents[2]
 EVENTS = {value: name for name, value in vars(events).items() if name.isupper()}
@@ -24,7 +24,7 @@ def samples(metrics: Metrics) -> set[str]:
 
 
 def declared() -> set[str]:
-    names = samples(CAMetrics()) | samples(AgentMetrics())
+    names = samples(CAMetrics()) | samples(WorkersMetrics()) | samples(AgentMetrics())
     return {name for name in names if name.startswith("citadel_")}
 
 

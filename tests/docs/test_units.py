@@ -46,4 +46,9 @@ def test_a_stop_is_given_more_time_than_it_takes(model: type[Settings]) -> None:
 
 def test_what_cannot_heal_is_not_started_again(model: type[Settings]) -> None:
     assert ("RestartPreventExitStatus", "2 3") in service_of(model)
-    assert ("Restart", "on-failure") in service_of(model)
+    assert ("Restart", "always") in service_of(model)
+
+
+def test_the_manager_is_told_of_readiness_and_life(model: type[Settings]) -> None:
+    assert ("Type", "notify") in service_of(model)
+    assert any(name == "WatchdogSec" for name, _ in service_of(model))

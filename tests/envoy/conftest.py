@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeAlias
 
@@ -14,17 +15,33 @@ import grpc
 import pytest
 import structlog
 
+from citadel_py.agent.envoy_proxy import RemoteAgent
+from citadel_py.config import parse_address
 from citadel_py.core.ports import HeldSVID
 from citadel_py.obs.metrics import AgentMetrics
+from citadel_py.sds.audience import Audience
 from citadel_py.sds.hub import Hub
 from citadel_py.sds.names import secrets_of
 from citadel_py.sds.server import SecretServer
 from citadel_py.sds.socket import UnixAddress
+from citadel_py.sds.tcp import TcpSecretServer
+from citadel_py.sds.tls import ServingSVID
 from demo_parts.children import Children
 from demo_parts.envoys import EnvoyStarter
-from tests.envoy.support import CLIENT, SERVER, CarelessServer, Pair, Signer, start_client, start_server
+from tests.envoy.support import (
+    AGENT,
+    CLIENT,
+    SERVER,
+    CarelessServer,
+    Pair,
+    Signer,
+    start_client,
+    start_server,
+    write_credentials,
+)
 
 ServeSDS: TypeAlias = Callable[[HeldSVID], Awaitable[tuple[Hub, Path]]]
+ServeTCP: TypeAlias = Callable[[HeldSVID], Awaitable[tuple[Audience, RemoteAgent]]]
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +103,24 @@ async def serve_sds(place: Path) -> AsyncIterator[ServeSDS]:
             await server.start()
             stack.push_async_callback(server.stop)
             return hub, path
+
+        yield serve
+
+
+@pytest.fixture
+async def serve_tcp(signer: Signer, place: Path) -> AsyncIterator[ServeTCP]:
+    """Serves an SVID by mTLS, with its key only to a proxy that shows the same identity, from files that it has."""
+    async with AsyncExitStack() as stack:
+
+        async def serve(held: HeldSVID) -> tuple[Audience, RemoteAgent]:
+            audience, serving = Audience([held.svid.id]), ServingSVID(lambda: datetime.now(UTC))
+            audience.replace(secrets_of(held))
+            serving.replace(signer.mint(AGENT))
+            server = TcpSecretServer("127.0.0.1:0", audience, serving, AgentMetrics())
+            await server.start()
+            stack.push_async_callback(server.stop)
+            directory = write_credentials(place / held.svid.id.path.strip("/"), held)
+            return audience, RemoteAgent(parse_address(server.address), AGENT, directory)
 
         yield serve
 

@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import os
 import ssl
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from google.protobuf.any_pb2 import Any as Packed
 
 from citadel_py._proto.envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 from citadel_py._proto.envoy.service.discovery.v3.discovery_pb2 import DiscoveryRequest, DiscoveryResponse
-from citadel_py.agent.envoy_bootstrap import LISTENER, ClientProxy, ServerProxy, client_bootstrap, server_bootstrap
+from citadel_py.agent.envoy_bootstrap import (
+    CERTIFICATE_FILE,
+    LISTENER,
+    TRUST_FILE,
+    certificate_file,
+    client_bootstrap,
+    server_bootstrap,
+    trust_file,
+)
+from citadel_py.agent.envoy_proxy import ClientProxy, RemoteAgent, ServerProxy
 from citadel_py.config import Address
 from citadel_py.core import profile
 from citadel_py.core.bundle import Bundle
@@ -34,6 +46,7 @@ from demo_parts.wire import CLIENT_HEADERS, SERVER_HEADERS
 
 TD = TrustDomain("example.org")
 CLIENT, SERVER = SpiffeID(TD, "/client"), SpiffeID(TD, "/server")
+AGENT = SpiffeID(TD, "/agent")
 LOOPBACK = Address("127.0.0.1", 0)
 HOUR = timedelta(hours=1)
 
@@ -48,14 +61,23 @@ class Signer:
         validity = Validity(now - HOUR, now + 1000 * HOUR)
         certificate = profile.intermediate_certificate(key.public_key(), trust_domain, root, validity, serial=_serial())
         self.bundle = Bundle(trust_domain, (root.certificate,))
-        authority = Authority(certificate, key)
+        self._root_authority, self._authority = root, Authority(certificate, key)
+        authority = self._authority
         self._issuer = Issuer.activated(authority, (certificate,), self.bundle, now=now, serial=_serial())
 
-    def mint(self, id: SpiffeID, *, ttl: timedelta = HOUR) -> HeldSVID:
+    def mint(self, id: SpiffeID, *, ttl: timedelta = HOUR, dns: tuple[str, ...] = ()) -> HeldSVID:
         """A new key and certificate."""
         now, key = _now(), generate_key(KeyType.P256)
-        svid = self._issuer.issue(key.public_key(), Grant(id, ttl), now=now, serial=_serial())
+        svid = self._issuer.issue(key.public_key(), Grant(id, ttl, dns), now=now, serial=_serial())
         return HeldSVID(svid, key, self.bundle, issued_at=now, renew_at=now + ttl / 2)
+
+    def root_crl(self) -> x509.CertificateRevocationList:
+        """The root's list, which is empty."""
+        return _crl(self._root_authority, ())
+
+    def crl(self, *revoked: HeldSVID, ttl: timedelta = HOUR) -> x509.CertificateRevocationList:
+        """The list of the intermediate, who signs the leaves."""
+        return _crl(self._authority, revoked, ttl=ttl)
 
     @staticmethod
     def _root(trust_domain: TrustDomain, now: datetime) -> Authority:
@@ -78,7 +100,7 @@ class Pair:
         return await self.server.total(r"^listener\..*\.ssl\.handshake$")
 
 
-async def start_server(starter: EnvoyStarter, sds_socket: Path, **changes: Any) -> tuple[Envoy, int]:
+async def start_server(starter: EnvoyStarter, sds: Path | RemoteAgent, **changes: Any) -> tuple[Envoy, int]:
     """A server Envoy that admits the trust domain unless changed, and its port."""
     settings: dict[str, Any] = {
         "listen": LOOPBACK,
@@ -87,11 +109,11 @@ async def start_server(starter: EnvoyStarter, sds_socket: Path, **changes: Any) 
         "response_headers": SERVER_HEADERS,
         **changes,
     }
-    envoy = await starter.start("server", server_bootstrap(ServerProxy(node="s", sds_socket=sds_socket, **settings)))
+    envoy = await starter.start("server", server_bootstrap(ServerProxy(node="s", sds=sds, **settings)))
     return envoy, await envoy.port(LISTENER)
 
 
-async def start_client(starter: EnvoyStarter, sds_socket: Path, port: int, **changes: Any) -> tuple[Envoy, str]:
+async def start_client(starter: EnvoyStarter, sds: Path | RemoteAgent, port: int, **changes: Any) -> tuple[Envoy, str]:
     """A client Envoy that expects SERVER behind the port, a handshake per request unless changed; and its URL."""
     settings: dict[str, Any] = {"listen": LOOPBACK, "admin_port": 0, "peer": SERVER}
     settings |= {
@@ -100,8 +122,19 @@ async def start_client(starter: EnvoyStarter, sds_socket: Path, port: int, **cha
         "response_headers": CLIENT_HEADERS,
         **changes,
     }
-    envoy = await starter.start("client", client_bootstrap(ClientProxy(node="c", sds_socket=sds_socket, **settings)))
+    envoy = await starter.start("client", client_bootstrap(ClientProxy(node="c", sds=sds, **settings)))
     return envoy, f"http://127.0.0.1:{await envoy.port(LISTENER)}/"
+
+
+def write_credentials(directory: Path, held: HeldSVID) -> Path:
+    """As `agent --out` has them, and what tells Envoy of them."""
+    directory.mkdir()
+    (directory / "tls.crt").write_bytes(held.svid.chain_pem())
+    (directory / "tls.key").write_bytes(private_key_pem(held.key))
+    (directory / "ca.crt").write_bytes(held.bundle.to_pem())
+    (directory / CERTIFICATE_FILE).write_text(json.dumps(certificate_file(directory)))
+    (directory / TRUST_FILE).write_text(json.dumps(trust_file(directory)))
+    return directory
 
 
 @dataclass
@@ -157,6 +190,17 @@ async def is_admitted(port: int, client: ssl.SSLContext, *, header: str = "x-not
     status = await reader.readline()
     writer.close()
     return status.startswith(b"HTTP/1.1 200")
+
+
+def _crl(authority: Authority, revoked: Iterable[HeldSVID], *, ttl: timedelta = HOUR) -> x509.CertificateRevocationList:
+    begin = _now() - timedelta(minutes=1)
+    builder = x509.CertificateRevocationListBuilder().issuer_name(authority.certificate.subject)
+    builder = builder.last_update(begin).next_update(begin + ttl)
+    builder = builder.add_extension(x509.CRLNumber(1), critical=False)
+    for each in revoked:
+        entry = x509.RevokedCertificateBuilder().serial_number(each.svid.leaf.serial_number).revocation_date(begin)
+        builder = builder.add_revoked_certificate(entry.build())
+    return builder.sign(authority.key, hashes.SHA256())
 
 
 def _now() -> datetime:

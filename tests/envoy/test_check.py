@@ -9,16 +9,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
+from citadel_py.core.context_options import ContextOptions, PeerMatcher
 from citadel_py.core.keys import KeyType, generate_key, private_key_pem
 from citadel_py.core.secrets import CertificateSecret
+from citadel_py.sds.names import secrets_of
 from demo_parts.children import Children
 from demo_parts.envoys import Envoy, EnvoyStarter
 from tests.cli.support import Outcome, cli
-from tests.envoy.conftest import ServeSDS
-from tests.envoy.support import CLIENT, SERVER, CarelessServer, Signer, is_admitted, tls_client
-from tests.envoy.test_hardened_bootstraps import certificate, empty, typeless
+from tests.envoy.conftest import ServeSDS, ServeTCP
+from tests.envoy.support import CLIENT, SERVER, CarelessServer, Signer, is_admitted, start_server, tls_client
+from tests.envoy.test_hardened_bootstraps import certificate, empty, status, typeless
 from tests.envoy.test_secrets import total_is
 
 NAMES = ("--listen", "127.0.0.1:0", "--admin-port", "0")
@@ -63,6 +66,69 @@ async def test_a_printed_server_works_and_nothing_is_wrong_with_it(
     text = await check(envoy)
     assert text.code == 0
     assert str(SERVER) in text.out
+
+
+async def test_a_printed_server_of_an_agent_on_another_machine_works_and_nothing_is_wrong_with_it(
+    each_envoys: EnvoyStarter, serve_tcp: ServeTCP, signer: Signer, place: Path
+) -> None:
+    _, agent = await serve_tcp(signer.mint(SERVER))
+    for part in ("certificate", "trust"):
+        outcome = cli("envoy", "credentials", part, agent.credentials)
+        (agent.credentials / f"sds-{part}.json").write_text(outcome.out)
+    options = ("--sds", str(agent.address), "--sds-id", str(agent.id), "--sds-credentials", agent.credentials)
+    bootstrap = printed("--server", *options, "--trust-domain", "example.org", *NAMES)
+    envoy = await each_envoys.start("server", bootstrap)
+    assert await is_admitted(await envoy.port("inbound"), tls_client(place, signer.mint(CLIENT)))
+    assert (await check(envoy, "--json")).json["problems"] == []
+
+
+async def test_an_agent_on_another_machine_that_is_not_the_one_that_was_named_is_told_nothing(
+    each_envoys: EnvoyStarter, serve_tcp: ServeTCP, signer: Signer, children: Children
+) -> None:
+    _, agent = await serve_tcp(signer.mint(SERVER))
+    options = ("--sds", str(agent.address), "--sds-id", str(CLIENT), "--sds-credentials", agent.credentials)
+    envoy = await each_envoys.launch("server", printed("--server", *options, "--trust-domain", "example.org", *NAMES))
+    refused = r"^cluster\.sds\.ssl\.fail_verify_san$"
+    await children.until(lambda: some(envoy, refused), "the agent is refused", within_s=20)
+    assert await envoy.total(r"^sds\.(default|ROOTCA)\.update_success$") == 0
+
+
+async def some(envoy: Envoy, pattern: str) -> bool:
+    return await envoy.total(pattern) > 0
+
+
+async def test_a_client_speaks_with_the_peers_that_its_agent_names(
+    each_envoys: EnvoyStarter, serve_sds: ServeSDS, signer: Signer, http: aiohttp.ClientSession
+) -> None:
+    _, server_sds = await serve_sds(signer.mint(SERVER))
+    held = signer.mint(CLIENT)
+    hub, sds = await serve_sds(held)
+    hub.replace(secrets_of(held, options=ContextOptions(peers=(PeerMatcher(SERVER),))))
+    _, port = await start_server(each_envoys, server_sds)
+    options = ("--sds", f"unix:{sds}", "--upstream", f"127.0.0.1:{port}", "--peers-from-agent")
+    envoy = await each_envoys.start("client", printed("--client", *options, *NAMES))
+    url = f"http://127.0.0.1:{await envoy.port('inbound')}/"
+    assert await status(http, url) == 200
+    assert rules(await check(envoy, "--json")) == []
+
+
+@pytest.mark.parametrize(
+    ("guard", "peers", "rule"),
+    [
+        (("--peers-from-agent",), (), "envoy_peers_missing"),
+        (("--trust-domain", "example.org"), (PeerMatcher(CLIENT),), "envoy_peers_add_up"),
+    ],
+)
+async def test_peers_that_are_named_by_nobody_or_by_both_sides_are_found(
+    guard: tuple[str, ...], peers: tuple[PeerMatcher, ...], rule: str, each_envoys: EnvoyStarter, serve_sds: ServeSDS,
+    signer: Signer,
+) -> None:  # fmt: skip
+    held = signer.mint(SERVER)
+    hub, sds = await serve_sds(held)
+    hub.replace(secrets_of(held, options=ContextOptions(peers=peers)))
+    envoy = await each_envoys.start("server", printed("--server", "--sds", f"unix:{sds}", *guard, *NAMES))
+    outcome = await check(envoy, "--json")
+    assert (outcome.code, rules(outcome)) == (1, [rule])
 
 
 @pytest.mark.parametrize("side", ["--server", "--client"])

@@ -11,14 +11,8 @@ from typing import Any
 import pytest
 import structlog
 
-from citadel_py.agent.envoy_bootstrap import (
-    SDS_CLUSTER,
-    ClientProxy,
-    Json,
-    ServerProxy,
-    client_bootstrap,
-    server_bootstrap,
-)
+from citadel_py.agent.envoy_bootstrap import SDS_CLUSTER, Json, client_bootstrap, server_bootstrap
+from citadel_py.agent.envoy_proxy import ClientProxy, ServerProxy
 from citadel_py.config import Address
 from citadel_py.core.keys import KeyType, generate_key, private_key_pem
 from citadel_py.core.ports import HeldSVID
@@ -99,13 +93,13 @@ async def pair(
     server_hub, server_socket = await serve_sds(signer.mint(SERVER))
     client_hub, client_socket = await serve_sds(signer.mint(CLIENT))
     server_proxy = ServerProxy(
-        node="s", sds_socket=server_socket, listen=LOOPBACK, admin_port=0, admitted=TD, is_delta=is_delta,
+        node="s", sds=server_socket, listen=LOOPBACK, admin_port=0, admitted=TD, is_delta=is_delta,
         response_headers=SERVER_HEADERS,
     )  # fmt: skip
     server = await each_envoys.start("server", change(server_bootstrap(server_proxy), place))
     port = await server.port("inbound")
     client_proxy = ClientProxy(
-        node="c", sds_socket=client_socket, listen=LOOPBACK, admin_port=0, upstream=Address("127.0.0.1", port),
+        node="c", sds=client_socket, listen=LOOPBACK, admin_port=0, upstream=Address("127.0.0.1", port),
         peer=SERVER, max_requests_per_connection=1, is_delta=is_delta, response_headers=CLIENT_HEADERS,
     )  # fmt: skip
     client = await each_envoys.start("client", change(client_bootstrap(client_proxy), place))

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import structlog
 
-from citadel_py.agent.envoy_bootstrap import ServerProxy, server_bootstrap
+from citadel_py.agent.envoy_bootstrap import server_bootstrap
+from citadel_py.agent.envoy_proxy import ServerProxy
+from citadel_py.core.context_options import ContextOptions
 from citadel_py.core.keys import KeyType, generate_key, private_key_pem
 from citadel_py.core.secrets import CertificateSecret, TrustSecret
 from citadel_py.core.spiffe import SpiffeID, TrustDomain
@@ -65,7 +67,7 @@ async def test_a_name_that_comes_late_is_served_at_once_and_the_others_do_not_wa
     held = signer.mint(SERVER)
     hub, sds = await serve_sds(held)
     bootstrap = server_bootstrap(
-        ServerProxy(node="s", sds_socket=sds, listen=LOOPBACK, admin_port=0, admitted=TD, certificate="late")
+        ServerProxy(node="s", sds=sds, listen=LOOPBACK, admin_port=0, admitted=TD, certificate="late")
     )
     envoy = await each_envoys.launch("server", bootstrap)
     await children.until(
@@ -118,7 +120,7 @@ async def test_the_own_bundle_may_come_with_the_spiffe_validator(
 ) -> None:
     held = signer.mint(SERVER)
     hub, sds = await serve_sds(held)
-    hub.replace(secrets_of(held, has_validator=True))
+    hub.replace(secrets_of(held, options=ContextOptions(use_spiffe_validator=True)))
     _, port = await start_server(each_envoys, sds)
     assert await is_admitted(port, tls_client(place, signer.mint(CLIENT)))
     assert not await is_admitted(port, tls_client(place, Signer().mint(CLIENT)))

@@ -14,7 +14,7 @@ from citadel_py.core.join_token import new_token
 from citadel_py.core.keys import KeyType, PrivateKey, generate_key, private_key_pem
 from citadel_py.core.secrets import CertificateSecret
 from citadel_py.core.spiffe import SpiffeID
-from citadel_py.obs.redaction import MAX_TEXT, REMOVED, redact, redact_text
+from citadel_py.obs.redaction import MAX_TEXT, REMOVED, is_harmless, redact, redact_text
 
 PKCS8, TRADITIONAL = serialization.PrivateFormat.PKCS8, serialization.PrivateFormat.TraditionalOpenSSL
 KEYS = {kind: generate_key(kind) for kind in (KeyType.P256, KeyType.P384, KeyType.RSA2048)}
@@ -153,3 +153,16 @@ def test_whatever_is_logged_beside_a_token_becomes_json_without_it(value: object
     token, _ = new_token(random)
 
     assert token not in json.dumps(redact([value, {"text": [value, f"{token}"]}]))
+
+
+@given(st.dictionaries(st.text(max_size=12) | st.sampled_from(["serial", "peer", "token"]), _values, max_size=4))
+def test_what_is_called_harmless_stays_as_it_is(fields: dict[str, object]) -> None:
+    if is_harmless(fields):
+        assert redact(fields) == fields
+
+
+@pytest.mark.parametrize("secret", [JOIN_TOKEN, WEB_TOKEN, "Bearer sesame-open", pem_of(P256)])
+def test_no_secret_is_called_harmless(secret: str) -> None:
+    assert is_harmless({"caller": "a", "peer": "ipv4:127.0.0.1:1", "count": 3, "code": None})
+    assert not is_harmless({"caller": "a", "error": f"x{secret}"})
+    assert not is_harmless({"nested": {"caller": "a"}})

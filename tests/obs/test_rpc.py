@@ -18,6 +18,7 @@ from citadel_py.core.errors import (
     Unauthenticated,
     VerificationFailed,
 )
+from citadel_py.obs.floods import OF_A_NETWORK
 from citadel_py.obs.metrics import Metrics
 from citadel_py.obs.rpc import RpcInterceptor, add_fields, request_id
 from citadel_py.obs.status import read_refusal
@@ -65,6 +66,10 @@ def raising(error: Exception) -> Any:
         raise error
 
     return unary(handler)
+
+
+async def _echo(request: bytes, _context: Context) -> bytes:
+    return request
 
 
 def call_of(channel: grpc.aio.Channel, method: str = "Call", *, timeout: float | None = None) -> Any:
@@ -194,6 +199,18 @@ async def test_the_log_has_the_whole_reason_of_an_opaque_refusal(serve: Serve, l
 
     line = await the_line(lines)
     assert (line["rule"], line["error"], line["log_level"]) == ("jwt_expired", "token expired at noon", "info")
+
+
+async def test_a_flood_of_refusals_is_counted_and_not_all_of_it_written(
+    serve: Serve, lines: Lines, metrics: Metrics
+) -> None:
+    async with serve(Call=raising(Unauthenticated("no", rule="jwt_expired")), Last=unary(_echo)) as channel:
+        for _ in range(OF_A_NETWORK + 2):
+            await failure_of(channel)
+        await call_of(channel, "Last")
+    await the_lines(lines, OF_A_NETWORK + 1)
+    labels = {"method": "/test.Test/Call", "reason": "jwt_expired"}
+    assert metrics.registry.get_sample_value("citadel_rpc_refusals_total", labels) == OF_A_NETWORK + 2
 
 
 async def test_the_log_has_the_traceback_of_what_we_did_not_expect(serve: Serve, lines: Lines) -> None:

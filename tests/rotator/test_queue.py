@@ -1,4 +1,4 @@
-"""The heap of moments."""
+"""What comes next: by moments, and of what is due by ends."""
 
 from __future__ import annotations
 
@@ -60,21 +60,56 @@ def test_setting_moments_again_and_again_does_not_make_it_grow(queue: RenewalQue
     for number in range(10_000):
         queue.push(IDS[number % 5], at(number))
     assert len(queue) == 5
-    assert len(vars(queue)["_heap"]) < 200
+    assert len(vars(queue)["_by_moment"]) + len(vars(queue)["_due"]) < 200
 
 
-@given(st.lists(st.one_of(st.tuples(st.sampled_from(IDS), st.integers(0, 20)), st.integers(0, 20)), max_size=60))
-def test_it_behaves_like_a_dictionary_that_is_searched(operations: list[tuple[SpiffeID, int] | int]) -> None:
-    queue, model = RenewalQueue(), dict[SpiffeID, int]()
+def test_of_what_is_due_the_nearest_end_comes_first(queue: RenewalQueue) -> None:
+    for id, due, end in ((IDS[0], 1, 90), (IDS[1], 3, 20), (IDS[2], 2, 50), (IDS[3], 8, 10)):
+        queue.push(id, at(due), at(end))
+    assert [queue.pop_due(at(5)) for _ in range(4)] == [IDS[1], IDS[2], IDS[0], None]
+    assert queue.pop_due(at(8)) == IDS[3]
+
+
+def test_what_is_due_and_put_off_is_no_longer_due(queue: RenewalQueue) -> None:
+    queue.push(IDS[0], at(1))
+    queue.push(IDS[1], at(1))
+    assert queue.pop_due(at(1)) == IDS[0]
+    queue.push(IDS[1], at(5))
+    assert queue.pop_due(at(2)) is None
+    assert queue.next_at == at(5)
+
+
+def test_what_was_due_once_stays_so_when_the_clock_is_set_back(queue: RenewalQueue) -> None:
+    for id in IDS[:2]:
+        queue.push(id, at(5))
+    assert queue.pop_due(at(5)) == IDS[0]
+    assert queue.pop_due(at(0)) == IDS[1]
+
+
+OPERATIONS = st.one_of(
+    st.tuples(st.sampled_from(IDS), st.integers(0, 20), st.one_of(st.none(), st.integers(0, 40))), st.integers(0, 20)
+)
+
+
+@given(st.lists(OPERATIONS, max_size=60))
+def test_it_behaves_like_two_dictionaries_that_are_searched(
+    operations: list[tuple[SpiffeID, int, int | None] | int],
+) -> None:
+    queue, waiting, due = RenewalQueue(), dict[SpiffeID, tuple[int, int]](), dict[SpiffeID, int]()
     for operation in operations:
         if isinstance(operation, tuple):
-            id, minutes = operation
-            queue.push(id, at(minutes))
-            model[id] = minutes
+            id, minutes, end = operation
+            queue.push(id, at(minutes), None if end is None else at(end))
+            due.pop(id, None)
+            waiting[id] = (minutes, minutes if end is None else end)
         else:
             popped = queue.pop_due(at(operation))
-            due = [minutes for minutes in model.values() if minutes <= operation]
+            due |= {id: end for id, (minutes, end) in waiting.items() if minutes <= operation}
+            waiting = {id: moments for id, moments in waiting.items() if id not in due}
             assert (popped is None) == (not due)
-            assert popped is None or model.pop(popped) == min(due)
-        assert len(queue) == len(model)
-        assert queue.next_at == (at(min(model.values())) if model else None)
+            assert popped is None or min(due.values()) == due.pop(popped)
+        assert len(queue) == len(waiting) + len(due)
+        if not due:
+            assert queue.next_at == (at(min(minutes for minutes, _ in waiting.values())) if waiting else None)
+        else:
+            assert queue.next_at is not None

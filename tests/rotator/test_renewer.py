@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import time
 from datetime import timedelta
 
 import pytest
@@ -16,7 +15,6 @@ from citadel_py.core.spiffe import SpiffeID
 from citadel_py.rotator.judgement import Urgency
 from citadel_py.rotator.renewer import (
     LONGEST_SLEEP,
-    MAX_ATTEMPTS_AT_ONCE,
     Identity,
     Loaded,
     NotSaved,
@@ -320,39 +318,6 @@ async def test_an_unsaved_svid_that_is_due_is_renewed_by_itself(world: World) ->
     await world.run_until(lambda: len(world.ca.asked) == 2)
     assert world.ca.asked[1][3] is unsaved
     assert world.ca.asked[1][0] >= unsaved.renew_at
-
-
-# --- many
-
-
-async def test_ten_thousand_identities_cost_little_while_nothing_is_due(world: World) -> None:
-    await world.start()
-    held = world.held
-    for number in range(10_000):
-        id = SpiffeID.parse(f"spiffe://example.org/many/{number}")
-        world.disk.files[id] = held
-        await world.renewer.add(Identity(id))
-    begin = time.process_time()
-    await world.run_for(20 * MINUTE)
-    assert len(world.ca.asked) == 1
-    assert time.process_time() - begin < 1.0
-
-
-async def test_attempts_at_once_are_bounded_and_all_have_their_turn(world: World) -> None:
-    most, sign = 0, world.ca.sign
-
-    async def sign_slowly(csr_pem: bytes, *, id: SpiffeID, ttl: timedelta | None, held: HeldSVID | None) -> object:
-        nonlocal most
-        most = max(most, world.renewer.attempts_under_way)
-        await asyncio.sleep(0)
-        return await sign(csr_pem, id=id, ttl=ttl, held=held)
-
-    world.ca.sign = sign_slowly  # type: ignore[method-assign,assignment]
-    count = 3 * MAX_ATTEMPTS_AT_ONCE + 1
-    for number in range(count):
-        await world.renewer.add(Identity(SpiffeID.parse(f"spiffe://example.org/many/{number}")))
-    await world.run_until(lambda: len(world.published) == count)
-    assert most == MAX_ATTEMPTS_AT_ONCE
 
 
 async def test_what_cannot_be_read_at_all_is_told_at_the_start(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

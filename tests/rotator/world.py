@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -103,10 +103,11 @@ class World:
         )
         return self.renewer
 
-    def publish(self, held: HeldSVID) -> None:
+    def publish(self, held: Sequence[HeldSVID]) -> None:
         """What is published is on disk, unless the test says that the disk fails."""
-        assert self.disk.error or self.disk.files.get(held.svid.id) is held, "published before it was saved"
-        self.published.append(held)
+        for each in held:
+            assert self.disk.error or self.disk.files.get(each.svid.id) is each, "published before it was saved"
+        self.published += held
 
     async def pause(self, longest: timedelta, wake: asyncio.Event) -> None:
         if wake.is_set():

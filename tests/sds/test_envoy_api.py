@@ -15,6 +15,7 @@ import pytest
 
 from citadel_py._proto.envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryResponse, DiscoveryResponse
 from citadel_py.core.bundle import Bundle
+from citadel_py.core.context_options import ContextOptions
 from citadel_py.core.secrets import CertificateSecret, TrustSecret
 from citadel_py.sds.encoding import (
     encode_delta_response,
@@ -68,7 +69,7 @@ def test_every_field_enum_and_method_of_ours_is_envoys(ours: Described, theirs: 
 def test_a_response_of_ours_is_read_by_envoys_own_messages(peer: Path, make_bundle: Callable[[str], Bundle]) -> None:
     bundle = make_bundle("td.test")
     own = encode_secret(CertificateSecret("default", b"chain", b"key"))
-    trust = encode_secret(TrustSecret("ALL", (bundle,), use_spiffe_validator=True))
+    trust = encode_secret(TrustSecret("ALL", (bundle,), ContextOptions(use_spiffe_validator=True)))
     serialized = with_nonce(encode_response("v1", [own, trust]), "n1")
     read = run(peer, "--read", DiscoveryResponse.DESCRIPTOR.full_name, stdin=serialized)
     certificate, context = read["resources"]

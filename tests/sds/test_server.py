@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import stat
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
@@ -11,6 +12,7 @@ import grpc
 import pytest
 import structlog
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]  # ships .pyi files without py.typed
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from citadel_py._proto.envoy.config.core.v3.base_pb2 import Node
 from citadel_py._proto.envoy.service.discovery.v3.discovery_pb2 import (
@@ -21,8 +23,9 @@ from citadel_py.core.errors import InvalidConfiguration, Unavailable
 from citadel_py.core.secrets import CertificateSecret
 from citadel_py.obs.metrics import AgentMetrics
 from citadel_py.sds.hub import Hub
+from citadel_py.sds.received import Received
 from citadel_py.sds.server import SecretServer
-from citadel_py.sds.socket import UnixAddress
+from citadel_py.sds.socket import Access, UnixAddress
 
 if TYPE_CHECKING:  # the name is in the .pyi alone
     from citadel_py._proto.envoy.service.secret.v3.sds_pb2_grpc import SecretDiscoveryServiceAsyncStub
@@ -100,6 +103,19 @@ async def test_a_refused_secret_is_followed_by_the_last_good_one(
     )
     assert b"good" in content(await receive(call))
     assert b"citadel_sds_nacks_total 1.0" in metrics.exposition()
+
+
+async def test_nothing_is_kept_of_a_request_while_the_next_one_is_awaited(
+    stub: SecretDiscoveryServiceAsyncStub, hub: Hub, certificate: CertificateMaker
+) -> None:
+    """A node has 60 KB, and the text of a refusal can hold a private key."""
+    hub.replace([certificate("one")])
+    call = await subscribe(stub, "default")
+    await receive(call)
+    await acknowledge(call, DiscoveryResponse(version_info=certificate("one").version, nonce="1"))
+    hub.replace([certificate("two")])
+    await receive(call)
+    assert not [each for each in gc.get_objects() if isinstance(each, Received)]
 
 
 async def test_a_client_that_returns_with_the_current_version_is_sent_only_what_comes_next(
@@ -232,8 +248,22 @@ async def test_a_second_server_leaves_a_live_one_alone(
 async def test_a_mode_that_is_too_open_leaves_no_socket_behind(
     address: UnixAddress, hub: Hub, metrics: AgentMetrics
 ) -> None:
-    server = SecretServer(address, hub, metrics, mode=0o666)
+    server = SecretServer(address, hub, metrics, access=Access(0o666))
     with pytest.raises(InvalidConfiguration):
         await server.start()
     assert not server.is_listening
     assert list(address.path.parent.iterdir()) == []
+
+
+async def test_what_is_served_can_be_asked_for(server: SecretServer, address: UnixAddress) -> None:
+    assert server.is_listening
+    async with grpc.aio.insecure_channel(address.target) as channel:
+        call = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(timeout=20)
+        await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+        response = await call.read()
+        call.cancel()
+    assert {each.name for each in response.list_services_response.service} == {
+        "envoy.service.secret.v3.SecretDiscoveryService",
+        "envoy.service.discovery.v3.AggregatedDiscoveryService",
+        "grpc.reflection.v1alpha.ServerReflection",
+    }

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from citadel_py.core.errors import CitadelError, InvalidConfiguration, Unavailable
-from citadel_py.sds.socket import OwnedSocket, UnixAddress
+from citadel_py.sds.socket import Access, OwnedSocket, UnixAddress
 
 
 def listening(path: Path) -> socket.socket:
@@ -159,9 +159,9 @@ def test_a_mode_that_lets_everybody_in_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "sds.sock"
     owned = OwnedSocket.claim(path)
     with listening(path):
-        owned.open_to(0o600)
+        owned.open_to(Access(0o600))
         with pytest.raises(InvalidConfiguration) as refused:
-            owned.open_to(0o666)
+            owned.open_to(Access(0o666))
         assert refused.value.rule == "socket_mode_too_open"
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     owned.release()

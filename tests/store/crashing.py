@@ -16,14 +16,19 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 from unittest import mock
 
-from citadel_py.store import authority_dir
+from citadel_py.core.spiffe import SpiffeID
+from citadel_py.store import authority_dir, sealing
 from citadel_py.store.file_set import open_file_set
 from citadel_py.store.svids import SVIDFiles
-from tests.store.things import Pki, new_held, new_pki
+from tests.store.things import WEB, Pki, new_held, new_pki
+
+PASSPHRASE = b"correct horse"
+IDENTITIES = 3
 
 MODES = {"tls.crt": 0o644, "tls.key": 0o600, "ca.crt": 0o644}
 STEPS = ("open", "mkdir", "chmod", "fchmod", "fsync", "symlink", "replace", "unlink", "rmdir")
@@ -67,9 +72,31 @@ def create(pki: Pki, *, offline: bool = False, force: bool = False) -> Act:
     return act
 
 
-def save(pki: Pki) -> Act:
-    held = new_held(pki)
-    return lambda place: SVIDFiles(place / "svids", report=print).save(held)
+def save(pki: Pki, *, passphrase: bytes | None = None, identities: int = 1) -> Act:
+    """SVIDs of several identities, one after the other, by one process."""
+    held = [new_held(pki, id) for id in (WEB, *(one_of_many(number) for number in range(1, identities)))]
+
+    def act(place: Path) -> None:
+        files = SVIDFiles(place / "svids", passphrase, report=print)
+        for each in held:
+            files.save(each)
+
+    return act
+
+
+def encrypt_by_reading(place: Path) -> None:
+    SVIDFiles(place / "svids", PASSPHRASE, report=print).load(WEB)
+
+
+@contextmanager
+def quick_derivation() -> Iterator[None]:
+    """What is slow on purpose would be slow at each step."""
+    with mock.patch.multiple(sealing, _N=2, _P=1):
+        yield
+
+
+def one_of_many(number: int) -> SpiffeID:
+    return SpiffeID.parse(f"spiffe://example.org/many/{number}")
 
 
 def replace_files(*contents: str) -> Act:
@@ -113,21 +140,18 @@ def crashed_late(act: Act) -> Act:
 def scenario(name: str) -> tuple[Act, Act]:
     """What is there before, and what is interrupted."""
     one, two = new_pki(), new_pki()
-    match name:
-        case "new":
-            return nothing, create(one)
-        case "offline":
-            return nothing, create(one, offline=True)
-        case "forced":
-            return create(one), create(two, force=True)
-        case "forced-offline":
-            return create(one, offline=True), create(two, offline=True, force=True)
-        case "second-attempt":
-            return crashed_late(create(one, offline=True)), create(two, offline=True)
-        case "svid":
-            return save(one), save(two)
-        case _:
-            raise ValueError(name)
+    many = partial(save, passphrase=PASSPHRASE, identities=IDENTITIES)
+    scenarios: dict[str, Callable[[], tuple[Act, Act]]] = {
+        "new": lambda: (nothing, create(one)),
+        "offline": lambda: (nothing, create(one, offline=True)),
+        "forced": lambda: (create(one), create(two, force=True)),
+        "forced-offline": lambda: (create(one, offline=True), create(two, offline=True, force=True)),
+        "second-attempt": lambda: (crashed_late(create(one, offline=True)), create(two, offline=True)),
+        "svid": lambda: (save(one), save(two)),
+        "sealed-svids": lambda: (many(one), many(two)),
+        "sealing": lambda: (save(one), encrypt_by_reading),
+    }
+    return scenarios[name]()
 
 
 def nothing(_: Path) -> None:
@@ -147,11 +171,12 @@ FILE_SETS = {
 
 def main(name: str, base: str) -> None:
     before, act = FILE_SETS.get(name) or scenario(name)
-    for step in range(1, 1000):
-        place = made(Path(base) / str(step))
-        before(place)
-        if not crash(act, place, step):
-            return
+    with quick_derivation():
+        for step in range(1, 1000):
+            place = made(Path(base) / str(step))
+            before(place)
+            if not crash(act, place, step):
+                return
     raise RuntimeError("it never came to its end")
 
 

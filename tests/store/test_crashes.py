@@ -7,17 +7,18 @@ import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from citadel_py.core.errors import InvalidConfiguration, Unavailable
 from citadel_py.core.pem import load_certificates
+from citadel_py.core.spiffe import SpiffeID
 from citadel_py.store.authority_dir import AuthoritySet, load
 from citadel_py.store.keys import read_key
 from citadel_py.store.svids import SVIDFiles
-from tests.store.crashing import Act, before_step, create, save
+from tests.store.crashing import IDENTITIES, PASSPHRASE, Act, before_step, create, one_of_many, quick_derivation, save
 from tests.store.things import WEB, new_pki
 
 REPOSITORY = Path(__file__).parents[2]
@@ -126,6 +127,34 @@ def test_of_an_svid_whose_saving_was_killed_the_old_or_the_new_is_there(tmp_path
     assert len(serials) == len(places) > 4
     assert len(set(serials)) == 2
     assert serials == sorted(serials, key=[serials[0], serials[-1]].index), "the new one came and went again"
+
+
+def test_of_encrypted_svids_each_is_the_old_or_the_new_one_wherever_saving_them_was_killed(tmp_path: Path) -> None:
+    places = crashed("sealed-svids", tmp_path)
+    ids = [WEB, *map(one_of_many, range(1, IDENTITIES))]
+    found = [_serials(place, ids) for place in places]
+    old, new = found[0], found[-1]
+    assert len(found) > 4 * IDENTITIES
+    assert not set(old) & set(new)
+    steps = [sum(now == after for now, after in zip(serials, new, strict=True)) for serials in found]
+    assert steps == sorted(steps), "a new one came and went again"
+    for serials, done in zip(found, steps, strict=True):
+        assert serials == [*new[:done], *old[done:]], "one identity after the other"
+
+
+def test_of_a_plain_svid_whose_encryption_was_killed_nothing_is_lost(tmp_path: Path) -> None:
+    places = crashed("sealing", tmp_path)
+    serials = [_serials(place, [WEB])[0] for place in places]
+    assert len(places) > 4
+    assert len(set(serials)) == 1
+
+
+def _serials(place: Path, ids: Sequence[SpiffeID]) -> list[str]:
+    """Of what is found with the passphrase, and all of it is of use."""
+    files = SVIDFiles(place / "svids", PASSPHRASE, report=pytest.fail)
+    with quick_derivation():
+        held = [files.load(id) for id in ids]
+    return [each.svid.serial for each in held if each is not None]
 
 
 def test_of_an_svid_for_which_there_was_no_room_the_old_one_is_there(tmp_path: Path) -> None:

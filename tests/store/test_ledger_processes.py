@@ -77,6 +77,25 @@ def test_of_several_processes_that_use_a_token_one_succeeds(ledger_url: Path | s
     assert sorted(number for each in wins for number in each) == list(range(count))
 
 
+def test_a_process_that_writes_without_a_pause_leaves_room_for_others(tmp_path: Path) -> None:
+    """With the patience that a worker of `serve` has. A commit may take long where the disk is busy, a turn may not."""
+    place = tmp_path / "ledger.db"
+    with (
+        SQLLedger.open(place, writer="patient", busy_timeout=timedelta(milliseconds=250)) as ledger,
+        start("append", place, "hasty", 1000, 300) as hasty,
+    ):
+        assert hasty.stdout is not None
+        assert hasty.stdout.readline() == "ready\n"
+        assert hasty.stdin is not None
+        hasty.stdin.write("go\n")
+        hasty.stdin.flush()
+        for number in range(100):
+            ledger.append([entry(number)])
+        hasty.communicate()
+        assert hasty.returncode == 0
+        assert {writer: chain.position for writer, chain in ledger.verify().items()} == {"patient": 100, "hasty": 300}
+
+
 class Nursery:
     """Starts processes that append until they are killed; `acknowledged` is what they said is durable."""
 

@@ -130,3 +130,15 @@ def test_what_cannot_be_recorded_does_not_happen(ledger_path: Path) -> None:
         assert ledger.find(new.digest, now=NOW) == new
         assert refused(ledger, now=NOW) == "join_token_used"
     other.close()
+
+
+def test_the_table_is_checked_as_it_is_used(ledger: SQLLedger, raw: sa.Connection) -> None:
+    ledger.add(TOKEN)
+    ledger.check_tokens()
+    assert ledger.find(DIGEST, now=NOW) == TOKEN
+    raw.execute(sa.text("DROP TABLE join_tokens"))
+    try:
+        with pytest.raises(LedgerUnavailable):
+            ledger.check_tokens()
+    finally:
+        JOIN_TOKENS.create(raw)

@@ -30,8 +30,14 @@ citadel-py agent --ca ca.example:8443 --ca-bundle ca.crt --token-file web.token 
     "--ca-dir", metavar="D", type=options.FILE, help="Sign in this process with the authority in D, without a service."
 )
 @services.passphrase_file("Passphrase of the authority's key in --ca-dir.")
+@click.option(
+    "--node-id", metavar="ID", help="With [[agent.sockets]]: the node's own SPIFFE ID, which vouches for the others."
+)
 @click.option("--id", metavar="ID", help="The SPIFFE ID to have certificates for.")
 @click.option("--state", metavar="S", type=options.FILE, help="Directory that keeps key and certificate (made 0700).")
+@click.option(
+    "--state-passphrase-file", metavar="F", type=options.FILE, help="Encrypt what is in --state with this passphrase."
+)
 @click.option("--sds", metavar="unix:PATH", help="Socket on which Envoy gets them.")
 @click.option("--sds-mode", metavar="MODE", help="Mode of the socket.  [default: 0660]")
 @click.option("--out", metavar="D", type=options.FILE, help="Directory for tls.crt, tls.key and ca.crt (made 0700).")
@@ -53,7 +59,7 @@ def command(config_file: Path | None, **flags: object) -> None:
     """Keep a certificate fresh and serve it to Envoy over SDS.
 
     It makes the key itself, asks the CA, renews ahead of expiry, and goes on with what it holds
-    while the CA is away.
+    while the CA is away. Several sockets with several identities stand in a file: [[agent.sockets]].
     """
     from citadel_py.app.agent import agent
     from citadel_py.config import load_agent

@@ -117,6 +117,13 @@ def _one_of(choices: Sequence[Choice], text: str) -> Choice:
     help="jwt (a new token each), jwt-cached (seen before), mtls.",
 )
 @click.option(
+    "--workers",
+    type=click.IntRange(1, 128),
+    default=1,
+    show_default=True,
+    help="Processes of the service, as in serve --workers.",
+)
+@click.option(
     "--dir",
     "directory",
     metavar="D",
@@ -126,7 +133,7 @@ def _one_of(choices: Sequence[Choice], text: str) -> Choice:
 @options.as_json
 @click.pass_obj
 def command(
-    session: Session, /, *, seconds: int | None, count: int | None, directory: Path | None, as_json: bool,
+    session: Session, /, *, seconds: int | None, count: int | None, workers: int, directory: Path | None, as_json: bool,
     keys: tuple[Keys, ...], auth: tuple[Auth, ...], connections: tuple[Connections, ...], in_flight: tuple[int, ...],
 ) -> int:  # fmt: skip
     """Measure certificates per second, and CPU time per certificate.
@@ -139,9 +146,9 @@ def command(
     from citadel_py.app.bench import matrix
 
     amount = _amount(seconds, count)
-    results = list(_measured(matrix(keys, auth, connections, in_flight), amount, directory))
+    results = list(_measured(matrix(keys, auth, connections, in_flight), amount, directory, workers))
     if as_json:
-        session.answer_json(_document(results))
+        session.answer_json({"workers": workers, **_document(results)})
     else:
         _show(session, results)
     for each in results:
@@ -160,13 +167,13 @@ def _amount(seconds: int | None, count: int | None) -> Amount:
     return Amount(time=timedelta(seconds=seconds or _DEFAULT_SECONDS))
 
 
-def _measured(cells: Sequence[Any], amount: Amount, directory: Path | None) -> Iterator[Result]:
+def _measured(cells: Sequence[Any], amount: Amount, directory: Path | None, workers: int) -> Iterator[Result]:
     from citadel_py.app.bench import measure
     from citadel_py.cli.progress import working
 
     for number, cell in enumerate(cells, start=1):
         with working(f"{number} of {len(cells)}: {cell}"):
-            yield measure(cell, amount, place=directory)
+            yield measure(cell, amount, place=directory, workers=workers)
 
 
 def _document(results: Sequence[Result]) -> dict[str, Any]:

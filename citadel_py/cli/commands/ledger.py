@@ -1,4 +1,4 @@
-"""`ledger`: the record of every certificate: verify, search, export, sign, prune."""
+"""`ledger`: the record of every certificate: verify, search, export, sign, prune. Revoking is in ledger_revoke.py."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 
 from citadel_py.cli import frame, options, params
+from citadel_py.cli.commands.ledger_revoke import revoke
 from citadel_py.cli.exits import Exit
 from citadel_py.cli.session import Session
-from citadel_py.core.errors import BadInput, VerificationFailed
+from citadel_py.core.errors import VerificationFailed
 from citadel_py.core.spiffe import SpiffeID
 
 if TYPE_CHECKING:
@@ -36,14 +37,6 @@ def parse_wanted(text: str) -> Wanted:
     return Wanted(params.parse_id(text.removesuffix(_BELOW)), text.endswith(_BELOW))
 
 
-def parse_serial(text: str) -> str:
-    """A serial number as the ledger writes it, also from `AB:CD:..`. Raises BadInput (`invalid_serial`)."""
-    serial = text.replace(":", "").lower()
-    if not serial or set(serial) - set("0123456789abcdef"):
-        raise BadInput(f"{text[:60]!a} is no serial number: it is written in hex", rule="invalid_serial")
-    return serial
-
-
 _authorities = click.option(
     "--authorities", metavar="FILE", type=options.FILE,
     help="Certificates of earlier authorities that are no longer in D (PEM).",
@@ -51,7 +44,7 @@ _authorities = click.option(
 
 _FILTERS = (
     click.option("--id", "wanted_id", type=params.Parsed("ID", parse_wanted), help="This SPIFFE ID, or ID/*."),
-    click.option("--serial", type=params.Parsed("HEX", parse_serial), help="This serial number."),
+    click.option("--serial", type=params.SERIAL, help="This serial number."),
     click.option("--caller", metavar="TEXT", help="Asked for by this caller."),
     click.option("--since", type=params.MOMENT, help="Recorded at this moment or later (RFC 3339)."),
     click.option("--until", type=params.MOMENT, help="Recorded before this moment (RFC 3339)."),
@@ -320,5 +313,5 @@ def _moment(before: datetime | None, keep: timedelta | None, now: datetime) -> d
         return datetime.min.replace(tzinfo=now.tzinfo)
 
 
-for each in (verify, search, export, sign, prune):
+for each in (verify, search, export, revoke, sign, prune):
     command.add_command(each)

@@ -17,7 +17,7 @@ from citadel_py.cli.exits import Exit
         """\
 citadel-py serve --dir /srv/ca --listen 0.0.0.0:8443 --listen-mtls 0.0.0.0:8444 \\
     --admin 127.0.0.1:9090 --server-name ca.example""",
-        "citadel-py serve --config citadel.toml",
+        "citadel-py serve --config citadel.toml --workers auto",
     ],
     codes=[Exit.UNAVAILABLE],
     meanings={Exit.DONE: "stopped by SIGTERM or SIGINT, with every request answered"},
@@ -36,6 +36,7 @@ citadel-py serve --dir /srv/ca --listen 0.0.0.0:8443 --listen-mtls 0.0.0.0:8444 
 @click.option(
     "--server-name", metavar="NAME", multiple=True, help="A further name of the serving certificate; may be repeated."
 )
+@click.option("--workers", metavar="N", help="Processes that issue: a number, or auto for one per CPU.  [default: 1]")
 @services.passphrase_file("Passphrase of the authority's key.")
 @click.option(
     "--ledger", metavar="URL",
@@ -53,6 +54,9 @@ citadel-py serve --dir /srv/ca --listen 0.0.0.0:8443 --listen-mtls 0.0.0.0:8444 
 )
 @click.option("--min-ttl", metavar="DURATION", help="Shortest lifetime.  [default: 1m]")
 @click.option("--max-ttl", metavar="DURATION", help="Longest lifetime.  [default: 90d]")
+@click.option(
+    "--ttl-spread", metavar="PART", type=float, help="Shorten each lifetime by up to this part.  [default: 0.1]"
+)
 @click.option("--renew-earliest", metavar="PART", type=float, help="Ask for renewal after this part.  [default: 0.5]")
 @click.option("--renew-latest", metavar="PART", type=float, help="Ask for renewal before this part.  [default: 0.66]")
 @click.option("--issue-rate", metavar="N", type=int, help="Certificates per second in all.  [default: 5000]")
@@ -62,6 +66,8 @@ citadel-py serve --dir /srv/ca --listen 0.0.0.0:8443 --listen-mtls 0.0.0.0:8444 
 )
 @click.option("--identity-window", metavar="DURATION", help="That window.  [default: 1h]")
 @click.option("--policy", metavar="FILE", type=options.FILE, help="Rules of who may have what, in TOML.")
+@click.option("--probe-every", metavar="DURATION", help="Ask itself for a certificate; 0s is never.  [default: 30s]")
+@click.option("--trust-clock/--no-trust-clock", default=None, help="The clock is right, whatever the ledger has seen.")
 @click.option("--relax-names/--no-relax-names", default=None, help="Ignore names in a CSR that were not granted.")
 @click.option("--allow-ed25519/--no-allow-ed25519", default=None, help="Accept Ed25519 keys (Envoy does not).")
 @services.common_options
@@ -71,7 +77,6 @@ def command(config_file: Path | None, **flags: object) -> None:
     It issues over gRPC to callers with a join token, a JWT or a certificate, and renews its own
     serving certificate. SIGTERM stops it gracefully.
     """
-    from citadel_py.app.serve import serve
     from citadel_py.config import load_serve
 
     fallbacks = {
@@ -79,4 +84,9 @@ def command(config_file: Path | None, **flags: object) -> None:
         "passphrase_file": options.PASSPHRASE_VARIABLE,
         "ledger": options.LEDGER_VARIABLE,
     }
-    services.run_service(serve(load_serve(services.given(flags, "serve", fallbacks), config_file)))
+    settings = load_serve(services.given(flags, "serve", fallbacks), config_file)
+    if settings.workers > 1:
+        from citadel_py.app.workers import serve_with_workers as serve
+    else:
+        from citadel_py.app.serve import serve
+    services.run_service(serve(settings))

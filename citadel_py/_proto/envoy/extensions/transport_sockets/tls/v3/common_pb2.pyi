@@ -101,7 +101,10 @@ class CertificateValidationContext(_message.Message):
     TRUSTED_CA_FIELD_NUMBER: _builtins.int
     CRL_FIELD_NUMBER: _builtins.int
     CUSTOM_VALIDATOR_CONFIG_FIELD_NUMBER: _builtins.int
+    ONLY_VERIFY_LEAF_CERT_CRL_FIELD_NUMBER: _builtins.int
     MATCH_TYPED_SUBJECT_ALT_NAMES_FIELD_NUMBER: _builtins.int
+    only_verify_leaf_cert_crl: _builtins.bool
+    """Look up a peer's own certificate in `crl` and none of its issuers; the SPIFFE validator ignores it."""
     @_builtins.property
     def trusted_ca(self) -> _base_pb2.DataSource:
         """PEM roots, for Envoy's default validator."""
@@ -116,7 +119,7 @@ class CertificateValidationContext(_message.Message):
 
     @_builtins.property
     def match_typed_subject_alt_names(self) -> _containers.RepeatedCompositeFieldContainer[Global___SubjectAltNameMatcher]:
-        """Any one of these is enough."""
+        """Any one of these is enough. Static ones of a combined context and these add up."""
 
     def __init__(
         self,
@@ -124,11 +127,12 @@ class CertificateValidationContext(_message.Message):
         trusted_ca: _base_pb2.DataSource | None = ...,
         crl: _base_pb2.DataSource | None = ...,
         custom_validator_config: _extension_pb2.TypedExtensionConfig | None = ...,
+        only_verify_leaf_cert_crl: _builtins.bool = ...,
         match_typed_subject_alt_names: _abc.Iterable[Global___SubjectAltNameMatcher] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["crl", b"crl", "custom_validator_config", b"custom_validator_config", "trusted_ca", b"trusted_ca"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["crl", b"crl", "custom_validator_config", b"custom_validator_config", "match_typed_subject_alt_names", b"match_typed_subject_alt_names", "trusted_ca", b"trusted_ca"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["crl", b"crl", "custom_validator_config", b"custom_validator_config", "match_typed_subject_alt_names", b"match_typed_subject_alt_names", "only_verify_leaf_cert_crl", b"only_verify_leaf_cert_crl", "trusted_ca", b"trusted_ca"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
