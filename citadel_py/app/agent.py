@@ -37,13 +37,14 @@ from citadel_py.obs.metrics import AgentMetrics
 from citadel_py.obs.rpc import RpcInterceptor
 from citadel_py.rotator.judgement import is_valid
 from citadel_py.rotator.renewer import MAX_ATTEMPTS_AT_ONCE, Identity, Renewer, Report
-from citadel_py.sds.evidence import Evidence
+from citadel_py.sds.evidence import Evidence, document
 from citadel_py.store.file_set import FileSet
 from citadel_py.store.files import lock_file, make_private_dir
 from citadel_py.store.svids import SVIDFiles
 
 SVIDS: Final = "svids"  # below the directory of --state
 STATUS_PAGE: Final = "/status"
+PROXIES_PAGE: Final = "/proxies"
 
 _GRACE: Final = timedelta(seconds=2)  # streams end at once: this is for those who do not listen
 
@@ -262,7 +263,10 @@ class _Agent:
             checks=self.checks,
             degraded=self.degraded,
             metrics=self._metrics,
-            documents={STATUS_PAGE: self._standings.document},
+            documents={
+                STATUS_PAGE: self._standings.document,
+                PROXIES_PAGE: lambda: document(self._trust_reports.evidence),
+            },
         )
 
     def _next_at(self) -> float:

@@ -197,8 +197,11 @@ async def test_a_proxy_that_rejects_is_listed_and_the_others_are_not_held_up(sit
         site.publish_another_root()
         await until_states(service, {"": ("current", 2), "good": ("current", 2), "bad": ("rejected", 1)})
         page = await page_of(service)
+        status, told = await agent.page("/proxies")
 
     assert (page["proxies"][0]["reason"], page["count"]["rejected"]) == ("rejected_by_proxy", 1)
+    rejected = {each["node"]: each["rejected"] is not None for each in json.loads(told)["proxies"]}
+    assert (status, rejected) == (200, {"good": False, "bad": True})
     assert "PRIVATE" not in json.dumps(page)
 
 
