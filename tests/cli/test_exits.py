@@ -27,6 +27,7 @@ TABLE = {
     errors.InvalidKey: 3,
     errors.InvalidCertificate: 3,
     errors.InvalidBundle: 3,
+    errors.InvalidCRL: 3,
     errors.InvalidConfiguration: 3,
     errors.LifetimeRefused: 3,
     errors.Unavailable: 4,
